@@ -1,0 +1,142 @@
+"""The Python door: the same run as the command line's, from a file, a mapping or an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codex_ray.config import experiment_from, load_yaml, override, resolved, to_yaml
+from codex_ray.errors import ConfigError, RunDirectoryError
+from codex_ray.experiment import GIVEN, Assembled, Experiment, Given, assemble, single_thread
+from codex_ray.federation.state import RoundResult
+from codex_ray.federation.transport import LocalTransport
+from codex_ray.records.report import write_report
+from codex_ray.records.result import RunResult
+from codex_ray.records.run_directory import RunDirectory
+from codex_ray.running import begin, finish, rounds
+
+RUNS = Path("runs")
+ON_RESUME = ("cluster.", "rounds")
+Watcher = Callable[[RoundResult | None], None]
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | Experiment | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    model: object | None = None,
+    data: object | None = None,
+    watch: Watcher | None = None,
+) -> RunResult:
+    """The result of an experiment, which it leaves in a run directory too.
+
+    Args:
+        config: a YAML file, a mapping like one, or an `Experiment`; None with `resume`.
+        overrides: dotted keys and their values, such as {"federation.protocol.kind": "ideal"}.
+        out: the run directory; by default the next free one under `runs/`.
+        resume: an interrupted run's directory, to go on from its last checkpoint.
+        model: a torch.nn.Module, or a function that returns one, in place of the config's `model`.
+        data: a `FederatedDataset` in place of the config's `data`.
+        watch: called with each round's result, and with None when the hosts are ready.
+
+    Raises:
+        InputError: something that was given cannot be used; nothing is left half-written.
+    """
+    given = Given(model, data)
+    if resume is not None:
+        if config is not None or out is not None:
+            raise ConfigError(
+                "resume: a resumed run has its own config and directory: give neither"
+            )
+        experiment, directory = open_run(resume, overrides or {})
+    else:
+        experiment, directory = plan(config, overrides or {}, given=given), None
+    with _one_thread():
+        assembled = assemble(experiment, given)
+        if directory is None:
+            path = Path(out) if out is not None else RunDirectory.next_under(RUNS, experiment.name)
+            directory = RunDirectory.create(path, config=to_yaml(experiment))
+            begin(assembled, directory)
+        for result in _rounds(assembled, directory):
+            if watch is not None:
+                watch(result)
+        found = finish(assembled, directory)
+        write_report(directory, found)
+        return found
+
+
+def plan(
+    config: str | Path | Mapping[str, Any] | Experiment | None,
+    overrides: Mapping[str, Any],
+    *,
+    given: Given | None = None,
+) -> Experiment:
+    """The experiment that `config` and `overrides` describe.
+
+    Raises:
+        ConfigError: a field is wrong; the message names it and the remedy.
+    """
+    if config is None:
+        raise ConfigError("run: give a config, or a directory to resume")
+    if isinstance(config, Experiment):
+        mapping = resolved(config)
+    else:
+        mapping = dict(config) if isinstance(config, Mapping) else load_yaml(config)
+    mapping = override(mapping, overrides)
+    for field in ("model", "data"):
+        value = getattr(given, field, None)
+        if value is not None:
+            name = getattr(value, "__qualname__", type(value).__qualname__)
+            mapping[field] = {"kind": "python", "factory": GIVEN + name}
+    return experiment_from(mapping)
+
+
+def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment, RunDirectory]:
+    """An interrupted run's experiment and directory.
+
+    Raises:
+        RunDirectoryError: there is no run, or it has ended.
+        ConfigError: an override would make the resumed run another one.
+    """
+    directory = RunDirectory.open(Path(path))
+    for key in overrides:
+        if not key.startswith(ON_RESUME):
+            raise ConfigError(
+                f"{key}: a resumed run keeps its configuration (only rounds and cluster.* may "
+                "change): "
+                "start a new run instead"
+            )
+    if directory.finished() and "rounds" not in overrides:
+        raise RunDirectoryError(
+            f"{path}: this run has ended: read its result.json, or add rounds with --set rounds=..."
+        )
+    return experiment_from(override(load_yaml(directory.config), overrides)), directory
+
+
+def _rounds(assembled: Assembled, directory: RunDirectory) -> Iterator[RoundResult | None]:
+    """The rounds, in this process or on Ray; None once the hosts are ready."""
+    if assembled.experiment.cluster.hosts == 0:
+        yield None
+        yield from rounds(assembled, directory, LocalTransport(assembled.host()))
+        return
+    # Ray takes a third of a second to import, and a local run does not need it.
+    from codex_ray.cluster.session import ray_rounds
+
+    yield from ray_rounds(assembled.experiment, directory)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread for the block, as on every host."""
+    before = torch.get_num_threads()
+    single_thread()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,206 @@
+"""The command line: `codex-ray run | sweep | account | schema`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codex_ray import __version__
+from codex_ray.errors import CodexRayError, InputError
+
+if TYPE_CHECKING:
+    from codex_ray.federation.state import RoundResult
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status of one command: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except InputError as error:
+        print(f"codex-ray: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except CodexRayError as error:
+        print(f"codex-ray: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("codex-ray: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codex-ray", description="Private federated learning, simulated at scale on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"codex-ray {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run an experiment, or resume one")
+    run.add_argument("file", nargs="?", help="the experiment's YAML")
+    run.add_argument(
+        "--out", metavar="DIR", help="run directory (default: runs/NAME-001, -002, ...)"
+    )
+    run.add_argument("--resume", metavar="DIR", help="go on with an interrupted run")
+    _add_set(run)
+    run.set_defaults(command=_run)
+
+    sweep = commands.add_parser("sweep", help="run a grid of experiments through Ray Tune")
+    sweep.add_argument("file", help="the sweep's YAML")
+    sweep.add_argument(
+        "--out", metavar="DIR", help="folder for the sweep (default: runs/NAME-001, ...)"
+    )
+    _add_set(sweep)
+    sweep.set_defaults(command=_sweep)
+
+    account = commands.add_parser("account", help="print what an experiment will cost in privacy")
+    account.add_argument("file", help="the experiment's YAML")
+    _add_set(account)
+    account.set_defaults(command=_account)
+
+    schema = commands.add_parser("schema", help="write the JSON schema of an experiment's YAML")
+    schema.add_argument("--out", metavar="FILE", help="write to a file instead of the screen")
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a field by its dotted key; may be given again",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from codex_ray.api import RUNS, open_run, plan, run
+    from codex_ray.config import parse_overrides
+    from codex_ray.records.console import Progressing
+    from codex_ray.records.run_directory import RunDirectory
+
+    overrides = parse_overrides(arguments.set)
+    console = Console()
+    if arguments.resume is not None:
+        experiment, directory = open_run(arguments.resume, overrides)
+        done = sum(1 for _ in directory.rounds.open("rb")) if directory.rounds.exists() else 0
+        out = directory.path
+    else:
+        experiment = plan(arguments.file, overrides)
+        out = Path(arguments.out or RunDirectory.next_under(RUNS, experiment.name))
+        done = 0
+    where = f"{experiment.cluster.hosts} Ray hosts" if experiment.cluster.hosts else "this process"
+    progress = Progressing(console, done=done, rounds=experiment.rounds)
+
+    def watch(result: RoundResult | None) -> None:
+        if result is None:
+            progress.ready()
+        else:
+            progress.round(result)
+
+    console.print(f"{experiment.name}: {experiment.rounds} rounds on {where}, into {out}")
+    try:
+        with progress.shown():
+            if arguments.resume is not None:
+                result = run(None, overrides, resume=out, watch=watch)
+            else:
+                result = run(experiment, out=out, watch=watch)
+    except KeyboardInterrupt:
+        print(
+            "\ncodex-ray: interrupted; the last round is in a checkpoint: codex-ray run --resume "
+            f"{out}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    _show(console, result.directory)
+    return 0
+
+
+def _show(console: object, directory: str) -> None:
+    """The closing tables, and where everything is."""
+    from rich.console import Console
+
+    from codex_ray.records.console import client_table, closing_table, facts
+    from codex_ray.records.result import RunResult
+    from codex_ray.records.run_directory import RunDirectory
+
+    assert isinstance(console, Console)
+    result, files = RunResult.read(directory), RunDirectory(Path(directory))
+    console.print()
+    console.print(closing_table(result))
+    per_client = client_table(result)
+    if per_client is not None:
+        console.print()
+        console.print(per_client)
+    console.print()
+    for name, value in [
+        *facts(result),
+        ("run directory", str(files.path)),
+        ("report", f"{files.report} (picture: {files.picture.name})"),
+        ("TensorBoard", f"tensorboard --logdir {files.tensorboard}"),
+    ]:
+        console.print(f"{name:<24}{value}", soft_wrap=True, highlight=False)
+
+
+def _account(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from codex_ray.accounting import claims, costs
+    from codex_ray.api import plan
+    from codex_ray.config import parse_overrides
+    from codex_ray.privacy.ledger import ACCOUNTANT
+
+    experiment = plan(arguments.file, parse_overrides(arguments.set))
+    console = Console()
+    words = claims(experiment)
+    if not words:
+        console.print(
+            f"{experiment.name}: no noise is added anywhere, so there is no privacy claim"
+        )
+        return 0
+    for said in words:
+        console.print(f"{experiment.name}: {said}", highlight=False)
+    table = Table(title=f"{ACCOUNTANT}, delta {experiment.budget.delta:g}, add or remove one")
+    for heading in ("after round", "unit", "epsilon", "budget"):
+        table.add_column(heading, justify="right")
+    for cost in costs(experiment):
+        verdict = "" if cost.affordable else "over: the run stops before this round"
+        table.add_row(str(cost.rounds), cost.unit, f"{cost.epsilon:.4f}", verdict)
+    console.print(table)
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from codex_ray.config import schema
+
+    text = json.dumps(schema(), indent=2)
+    if arguments.out is None:
+        print(text)
+    else:
+        Path(arguments.out).write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from codex_ray.cluster.sweep import sweep_and_show
+    from codex_ray.config import parse_overrides
+
+    return sweep_and_show(arguments.file, parse_overrides(arguments.set), out=arguments.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

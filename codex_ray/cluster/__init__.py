@@ -1,0 +1,1 @@
+"""The only folder that imports ray: sessions, hosts, the coordinator and sweeps."""

@@ -1,0 +1,71 @@
+"""The coordinator actor: it owns the hosts, runs the rounds, and never sees an update."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from codex_ray.cluster.hosts import HostActor
+from codex_ray.cluster.transport import RayTransport, await_ready
+from codex_ray.config import experiment_from, resolved
+from codex_ray.errors import ClusterError
+from codex_ray.experiment import Experiment, assemble, single_thread
+from codex_ray.federation.state import RoundResult
+from codex_ray.records.run_directory import RunDirectory
+from codex_ray.running import rounds
+
+
+class CoordinatorServer:
+    """Runs the experiment of a run directory, and tells of each round as a line of JSON."""
+
+    def run(self, directory: str, placement: str, paths: list[str]) -> Iterator[str]:
+        """One JSON line for each round, after it is persisted; before the first, an empty line.
+
+        Args:
+            directory: the run directory, as this node sees it.
+            placement: the experiment as JSON; only its `cluster` may differ from the directory's.
+            paths: where the driver finds Python modules.
+        """
+        sys.path += [path for path in paths if path not in sys.path]
+        single_thread()
+        experiment = experiment_from(json.loads(placement))
+        hosts = start_hosts(experiment, paths)  # they build themselves while this process does
+        assembled = assemble(experiment)
+        transport = RayTransport(
+            hosts, population=assembled.dataset.population, deadline=experiment.cluster.deadline
+        )
+        await_ready(hosts, deadline=experiment.cluster.deadline)
+        yield ""
+        for result in rounds(assembled, RunDirectory.open(Path(directory)), transport):
+            yield json.dumps(result.to_json())
+
+
+Coordinator = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(CoordinatorServer)
+
+
+def start_hosts(experiment: Experiment, paths: list[str]) -> list[object]:
+    """The host actors of the experiment, sharing the cluster's CPUs evenly.
+
+    Raises:
+        ClusterError: the cluster has no CPU at all.
+    """
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    if cpus <= 0:
+        raise ClusterError(
+            "the cluster has no CPU for hosts: start it with --num-cpus or add nodes"
+        )
+    share = min(1.0, int(100 * cpus / experiment.cluster.hosts) / 100)
+    spec = json.dumps(resolved(experiment))
+    return [
+        HostActor.options(num_cpus=share).remote(spec, paths)
+        for _ in range(experiment.cluster.hosts)
+    ]
+
+
+def read_round(line: str) -> RoundResult:
+    """The round that a line of the coordinator tells of."""
+    return RoundResult(**json.loads(line))

@@ -1,0 +1,46 @@
+"""The Ray actor that carries clients: a `Host` in a process of its own, fed with bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from codex_ray.config import experiment_from
+from codex_ray.experiment import assemble, single_thread
+
+
+class HostServer:
+    """Builds its own host from the experiment's text: no model, data or key ever travels to it.
+
+    With `seed: null` its secrets come from the operating system of the machine that it runs on, and
+    stay in its memory.
+    """
+
+    def __init__(self, experiment: str, paths: list[str]) -> None:
+        sys.path += [path for path in paths if path not in sys.path]
+        single_thread()
+        self._host = assemble(experiment_from(json.loads(experiment))).host()
+
+    def ready(self) -> bool:
+        """True, once the host is built."""
+        return True
+
+    def pid(self) -> int:
+        """The process that the host runs in."""
+        return os.getpid()
+
+    def handle(self, frames: dict[int, bytes]) -> dict[int, bytes]:
+        """Each client's reply to its own frame."""
+        return self._host.handle(frames)
+
+    def broadcast(self, frame: npt.NDArray[np.uint8], clients: list[int]) -> dict[int, bytes]:
+        """Each client's reply to one frame for all of them, which the object store shares."""
+        return self._host.handle(dict.fromkeys(clients, frame.data))
+
+
+HostActor = ray.remote(max_restarts=-1, max_task_retries=0)(HostServer)

@@ -1,0 +1,85 @@
+"""A Ray session for one run: started closed to strangers, left as it was found."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Ray reads these when it is imported. A session of our own demands a token that only its processes
+# know.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+import json
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from codex_ray.cluster.coordinator import Coordinator, read_round
+from codex_ray.cluster.transport import _cause
+from codex_ray.config import resolved
+from codex_ray.errors import ClusterError
+from codex_ray.experiment import Experiment
+from codex_ray.federation.state import RoundResult
+from codex_ray.records.run_directory import RunDirectory
+
+
+@contextmanager
+def ray_session(address: str) -> Iterator[None]:
+    """A Ray that is ready to use; one that was running before is still running afterwards.
+
+    Raises:
+        ClusterError: there is no cluster at `address`, or it does not let us in.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if address == "local":
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=512 * 2**20,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"cluster.address {address}: no Ray cluster lets us in there ({error}): start one with "
+            '`ray start --head`, give it and us the same token, or use "local"'
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[RoundResult | None]:
+    """Each round's result from a coordinator actor; first None, when every host is ready.
+
+    The coordinator runs on this node, because the run directory is here.
+    """
+    paths = [str(Path.cwd()), *[path for path in sys.path if path]]
+    with ray_session(experiment.cluster.address):
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        coordinator = Coordinator.options(scheduling_strategy=here).remote()
+        try:
+            stream = coordinator.run.options(num_returns="streaming").remote(
+                str(directory.path.resolve()), json.dumps(resolved(experiment)), paths
+            )
+            for ref in stream:
+                line = ray.get(ref)
+                yield read_round(line) if line else None
+        except RayTaskError as error:
+            raise _cause(error) from error
+        finally:
+            ray.kill(coordinator)

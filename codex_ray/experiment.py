@@ -1,0 +1,274 @@
+"""An experiment: one YAML file as one frozen object, and the machinery that it describes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import BeforeValidator, Field
+
+from codex_ray.data.breast_cancer import BreastCancer
+from codex_ray.data.dataset import FederatedDataset
+from codex_ray.data.python_factory import CheckedDataset, PythonData
+from codex_ray.data.synthetic_images import SyntheticImages
+from codex_ray.data.tables import CsvFiles
+from codex_ray.errors import ConfigError
+from codex_ray.federation.client import Host
+from codex_ray.federation.faults import FaultyTransport
+from codex_ray.federation.federation import Federation
+from codex_ray.federation.round import Round
+from codex_ray.federation.state import ServerState
+from codex_ray.federation.transport import Transport
+from codex_ray.learning.comparison import Comparison
+from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
+from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
+from codex_ray.privacy.ledger import Ledger, Unit
+from codex_ray.privacy.quantisation import FixedPoint
+from codex_ray.randomness import Randomness, fresh_secret
+from codex_ray.types import Component
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+GIVEN = "object:"
+CHECKED_CLIENTS = 100
+
+
+class Budget(Component):
+    """How much privacy the run may spend, for each unit that it makes a claim for."""
+
+    epsilon: float | None = Field(
+        default=None, gt=0, description="The run stops before a round that could exceed it."
+    )
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="The delta epsilon is stated at.")
+
+
+class Cluster(Component):
+    """Where the experiment runs. Nothing in here ever changes a result."""
+
+    hosts: int = Field(
+        default=0, ge=0, description="Ray actors that carry the clients; 0: this process, no Ray."
+    )
+    address: str = Field(
+        default="local",
+        description='"local" starts a Ray of its own; "auto" or "ray://..." joins a running one.',
+    )
+    deadline: float = Field(
+        default=600.0, gt=0, description="Seconds after which a silent host counts as lost."
+    )
+
+
+def _by_dotted_name(value: Any) -> Any:
+    """`model: my_module:build` is short for `model: {kind: python, factory: my_module:build}`."""
+    return {"kind": "python", "factory": value} if isinstance(value, str) else value
+
+
+class Experiment(Component):
+    """Everything that decides a result, and where to compute it."""
+
+    name: str = Field(
+        default="experiment", pattern=r"^[\w.-]+$", description="Names the run folder."
+    )
+    question: str = Field(
+        default="", description="What the experiment is to answer, in a sentence."
+    )
+    rounds: int = Field(ge=1, description="Rounds of training, unless the budget ends it earlier.")
+    seed: int | None = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Root of all randomness; null draws noise from the OS and never writes it down."
+        ),
+    )
+    budget: Budget = Field(default=Budget(), description="The most privacy that may be spent.")
+    data: Annotated[
+        BreastCancer | SyntheticImages | CsvFiles | PythonData,
+        Field(discriminator="kind", description="Who holds which records."),
+        BeforeValidator(_by_dotted_name),
+    ]
+    model: Annotated[
+        Linear | Mlp | PythonModel,
+        Field(discriminator="kind", description="What is trained."),
+        BeforeValidator(_by_dotted_name),
+    ]
+    trainer: Sgd | DpSgd = Field(discriminator="kind", description="How a client trains.")
+    federation: Federation = Field(default=Federation(), description="What happens to updates.")
+    evaluate_every: int = Field(default=1, ge=1, description="Rounds between two evaluations.")
+    compare: Comparison | None = Field(
+        default=None, description="Baselines without federation or privacy, for the closing table."
+    )
+    debug: bool = Field(
+        default=False, description="Log norms that no real server sees, outside the guarantee."
+    )
+    cluster: Cluster = Field(default=Cluster(), description="Where it runs.")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model or a data set that a caller handed over as a Python object instead of by name."""
+
+    model: object | None = None
+    data: object | None = None
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An experiment's components, built and checked against each other."""
+
+    experiment: Experiment
+    given: Given
+    randomness: Randomness
+    dataset: FederatedDataset
+    model: Model
+    initial: torch.Tensor
+    grid: FixedPoint
+
+    def host(self) -> Host:
+        """A host that can carry any of the clients."""
+        experiment = self.experiment
+        return Host(
+            trainer=LocalTraining(
+                experiment.trainer, self.model, self.dataset, self.randomness.secret
+            ),
+            mechanism=experiment.federation.mechanism,
+            protocol=experiment.federation.protocol,
+            grid=self.grid,
+            debug=experiment.debug,
+        )
+
+    def round(self, transport: Transport) -> Round:
+        """The server's side of every round, over `transport` with the scenario's dropouts."""
+        experiment = self.experiment
+        dropouts = experiment.federation.dropouts
+        if dropouts.any:
+            transport = FaultyTransport(transport, dropouts, self.randomness.public)
+        return Round(
+            federation=experiment.federation,
+            grid=self.grid,
+            population=self.dataset.population,
+            events=privacy_events(experiment),
+            budget=experiment.budget.epsilon,
+            randomness=self.randomness,
+            transport=transport,
+        )
+
+    def first_state(self) -> ServerState:
+        """The state before round 0."""
+        seed, delta = self.experiment.seed, self.experiment.budget.delta
+        run = (
+            fresh_secret(16)
+            if seed is None
+            else hashlib.sha256(f"run {seed}".encode()).digest()[:16]
+        )
+        return ServerState(
+            run=run,
+            round=0,
+            params=self.initial,
+            optimiser=self.experiment.federation.algorithm.init(len(self.initial)),
+            ledgers=[Ledger(unit, delta) for unit in privacy_events(self.experiment)],
+        )
+
+    def evaluate(self, params: torch.Tensor) -> dict[str, float]:
+        """Metrics of `params` [d] on the pooled test set."""
+        from codex_ray.learning.evaluation import (
+            evaluate,
+        )  # imports sklearn, which hosts do without
+
+        return evaluate(self.model, params, self.dataset.test())
+
+    def compare(self) -> dict[str, dict[str, float]]:
+        """The baselines that the experiment asks for; none in an unseeded run."""
+        if self.experiment.compare is None or self.experiment.seed is None:
+            return {}
+        fresh = build_model(self.experiment, self.given, self.dataset, self.randomness)
+        return self.experiment.compare.measure(fresh, self.dataset, public=self.randomness.public)
+
+
+def build_model(
+    experiment: Experiment, given: Given, dataset: FederatedDataset, randomness: Randomness
+) -> Model:
+    """The experiment's model with its initial weights."""
+    example = torch.from_numpy(dataset.test().features[:1].copy())
+    if given.model is not None:
+        return given_model(given.model, randomness.public, example=example)
+    return experiment.model.build(randomness.public, example=example)
+
+
+def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
+    """The experiment's components, checked against each other before anything runs.
+
+    Raises:
+        InputError: something does not fit; the message names the field and the remedy.
+    """
+    given = given or Given()
+    _check_given(experiment, given)
+    randomness = Randomness.of(experiment.seed)
+    dataset: FederatedDataset
+    if given.data is not None:
+        dataset = CheckedDataset(given.data, "the given data set")
+    else:
+        dataset = experiment.data.open(randomness.public)
+    experiment.federation.check(dataset.population)
+    if len(dataset.test()) == 0:
+        raise ConfigError("data: the test set is empty, so nothing could be measured")
+    if experiment.debug and experiment.seed is None:
+        raise ConfigError(
+            "debug is on, but figures outside the guarantee are for seeded simulations only: "
+            "set debug: false or give a seed"
+        )
+    model = build_model(experiment, given, dataset, randomness)
+    check_labels(dataset.test(), model.outputs, where="the test set")
+    for client in range(min(dataset.population, CHECKED_CLIENTS)):
+        check_labels(dataset.client(client), model.outputs, where=f"client {client}")
+    initial = model.get()
+    experiment.trainer.check(model, dataset.test())
+    grid = experiment.federation.grid(population=dataset.population, dimension=len(initial))
+    return Assembled(
+        experiment=experiment,
+        given=given,
+        randomness=randomness,
+        dataset=dataset,
+        model=model,
+        initial=initial,
+        grid=grid,
+    )
+
+
+def privacy_events(experiment: Experiment) -> dict[Unit, DpEvent]:
+    """What one round costs, for each unit that the experiment makes a claim for."""
+    record, client = experiment.trainer.event(), experiment.federation.client_event()
+    events: dict[Unit, DpEvent] = {}
+    if record is not None:
+        events["record"] = record
+    if client is not None:
+        events["client"] = client
+    return events
+
+
+def _check_given(experiment: Experiment, given: Given) -> None:
+    """Refuses what cannot reach where it is needed."""
+    if experiment.cluster.hosts and (given.model is not None or given.data is not None):
+        raise ConfigError(
+            "cluster.hosts: Python objects cannot be sent to Ray hosts (nothing is pickled): name "
+            "them as "
+            "module:function, or set cluster.hosts to 0"
+        )
+    for field, component, value in (
+        ("model", experiment.model, given.model),
+        ("data", experiment.data, given.data),
+    ):
+        factory = getattr(component, "factory", "")
+        if factory.startswith(GIVEN) and value is None:
+            raise ConfigError(
+                f"{field}: this run was given a Python object ({factory.removeprefix(GIVEN)}): "
+                "pass it "
+                f"again, as codex_ray.run(..., {field}=...)"
+            )
+
+
+def single_thread() -> None:
+    """One thread for torch: the same arithmetic, in the same order, on every host."""
+    torch.set_num_threads(1)

@@ -1,0 +1,134 @@
+"""The client side of a round: a host carries clients, and each keeps its update to itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from codex_ray.errors import ProtocolError
+from codex_ray.federation.messages import DebugReport, DebugRequest, Trained, TrainTask
+from codex_ray.privacy.mechanisms import PrivacyMechanism
+from codex_ray.privacy.quantisation import FixedPoint
+from codex_ray.secagg.protocols import SumProtocol
+from codex_ray.types import ClientId, SessionContext
+from codex_ray.wire import Frame, Message, read_frame
+
+
+class LocalTrainer(Protocol):
+    """What a host needs of learning: the updates of some of its clients."""
+
+    def train(
+        self, params: torch.Tensor, clients: Sequence[ClientId], round: int
+    ) -> torch.Tensor:  # [n, d]
+        """The updates [n, d] of `clients`, in their order."""
+        ...
+
+
+class ClientSession(Protocol):
+    """One client's side of one summation session."""
+
+    def answer(self, message: Message) -> Message:
+        """The reply to the server's message.
+
+        Raises:
+            ProtocolError: the message would make the client reveal more than the protocol allows.
+        """
+        ...
+
+
+@dataclass
+class _Client:
+    """What one client holds between the messages of one attempt at one round."""
+
+    task: tuple[int, int]
+    session: ClientSession = field(repr=False)
+    norm: float
+    encoded_norm: float
+
+
+class Host:
+    """Carries clients: trains them, and answers for each of them and for it alone.
+
+    A host trusts nothing that a server says about the session: the run, round and attempt come from
+    the task, and the digest is that of the parameters it trained on itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        trainer: LocalTrainer,
+        mechanism: PrivacyMechanism,
+        protocol: SumProtocol,
+        grid: FixedPoint,
+        debug: bool = False,
+    ) -> None:
+        self._trainer = trainer
+        self._mechanism = mechanism
+        self._protocol = protocol
+        self._grid = grid
+        self._debug = debug
+        self._clients: dict[ClientId, _Client] = {}
+
+    def handle(self, frames: Mapping[ClientId, Frame]) -> dict[ClientId, bytes]:
+        """The reply of each client that was sent a frame, in increasing order of the client."""
+        read: dict[int, Message] = {}  # a broadcast is one frame for all: decode it once
+        tasks: dict[int, list[ClientId]] = {}
+        replies: dict[ClientId, Message] = {}
+        for client in sorted(frames):
+            frame = frames[client]
+            if id(frame) not in read:
+                read[id(frame)] = read_frame(frame)
+            message = read[id(frame)]
+            if isinstance(message, TrainTask):
+                tasks.setdefault(id(frame), []).append(client)
+            else:
+                replies[client] = self._answer(client, message)
+        for key, clients in tasks.items():
+            task = read[key]
+            assert isinstance(task, TrainTask)
+            self._train(task, clients)
+            replies |= dict.fromkeys(clients, Trained())
+        return {client: replies[client].to_frame() for client in sorted(replies)}
+
+    def _train(self, task: TrainTask, clients: list[ClientId]) -> None:
+        """Trains `clients` and opens a session for each, over its encoded update."""
+        for client in clients:
+            held = self._clients.get(client)
+            if held is not None and (task.round, task.attempt) <= held.task:
+                raise ProtocolError(
+                    f"client {client} has answered round {held.task[0]}, attempt {held.task[1]}; "
+                    "it does "
+                    f"not train again for round {task.round}, attempt {task.attempt}"
+                )
+        params = torch.from_numpy(np.require(task.params, requirements=["W"]))
+        updates = self._trainer.train(params, clients, task.round)  # [n, d]
+        context = SessionContext(
+            run=task.run,
+            round=task.round,
+            attempt=task.attempt,
+            model_digest=hashlib.sha256(task.params.tobytes()).digest(),
+            dimension=len(params),
+        )
+        for client, update in zip(clients, updates, strict=True):
+            summand = self._mechanism.encode(update, self._grid)
+            self._clients[client] = _Client(
+                task=(task.round, task.attempt),
+                session=self._protocol.client(client, context, summand),
+                norm=float(torch.linalg.vector_norm(update.double())),
+                encoded_norm=float(torch.linalg.vector_norm(self._grid.decode(summand))),
+            )
+
+    def _answer(self, client: ClientId, message: Message) -> Message:
+        held = self._clients.get(client)
+        if held is None:
+            raise ProtocolError(f"client {client} was asked to sum before it was asked to train")
+        if isinstance(message, DebugRequest):
+            if not self._debug:
+                raise ProtocolError("debug figures were asked for in a run that has debug off")
+            return DebugReport(np.array([held.norm, held.encoded_norm], dtype=np.float32))
+        return held.session.answer(message)

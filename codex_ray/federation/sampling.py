@@ -1,0 +1,139 @@
+"""Who takes part in a round. What draws the cohort also says what the draw is worth for privacy."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from codex_ray.errors import ConfigError
+from codex_ray.randomness import Stream
+from codex_ray.types import ClientId, Component
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+class Sampler(Protocol):
+    """The plug-in point: a cohort from a population, its public size, and the amplified event."""
+
+    @property
+    def kind(self) -> str:
+        """The name under which the catalogue knows it."""
+        ...
+
+    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+        """The cohort of one round, in increasing order."""
+        ...
+
+    def expected(self, population: int) -> float:
+        """The public expected size of a cohort."""
+        ...
+
+    def largest(self, population: int) -> int:
+        """A size that no cohort exceeds (for Poisson: with probability below 2^-60)."""
+        ...
+
+    def event(self, inner: DpEvent) -> DpEvent:
+        """What a round costs a client when the sum over its cohort costs `inner`."""
+        ...
+
+    def check(self, population: int) -> None:
+        """Refuses a population that this sampler cannot draw from."""
+        ...
+
+
+class EveryClient(Component):
+    """All clients in every round: the cross-silo case. No amplification."""
+
+    kind: Literal["all"] = "all"
+
+    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+        """Everyone."""
+        return tuple(range(population))
+
+    def expected(self, population: int) -> float:
+        """The population."""
+        return float(population)
+
+    def largest(self, population: int) -> int:
+        """The population."""
+        return population
+
+    def event(self, inner: DpEvent) -> DpEvent:
+        """`inner`, unchanged."""
+        return inner
+
+    def check(self, population: int) -> None:
+        """Every population will do."""
+
+
+class PoissonCohorts(Component):
+    """Each client joins each round by its own coin; the claim needs the cohort to stay hidden."""
+
+    kind: Literal["poisson"] = "poisson"
+    rate: float = Field(gt=0, le=1, description="Chance of a client to be in a round's cohort.")
+
+    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+        """The clients whose coin fell; there may be none."""
+        return tuple(np.flatnonzero(stream.uniform(population) < self.rate).tolist())
+
+    def expected(self, population: int) -> float:
+        """rate x population."""
+        return self.rate * population
+
+    def largest(self, population: int) -> int:
+        """Ten standard deviations and a bit above the mean (Bernstein: 2^-60), or everyone."""
+        mean = self.expected(population)
+        return min(population, math.ceil(mean + 10 * math.sqrt(mean) + 30))
+
+    def event(self, inner: DpEvent) -> DpEvent:
+        """`inner` under Poisson sampling at this rate."""
+        from dp_accounting import PoissonSampledDpEvent  # slow to import, and hosts never account
+
+        return PoissonSampledDpEvent(self.rate, inner)
+
+    def check(self, population: int) -> None:
+        """Every population will do."""
+
+
+class FixedSize(Component):
+    """A cohort of exactly `size`, without replacement. It has no add-or-remove-one event."""
+
+    kind: Literal["fixed"] = "fixed"
+    size: int = Field(ge=1, description="Clients in every cohort.")
+
+    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+        """`size` different clients."""
+        return tuple(sorted(stream.permutation(population)[: self.size].tolist()))
+
+    def expected(self, population: int) -> float:
+        """`size`."""
+        return float(self.size)
+
+    def largest(self, population: int) -> int:
+        """`size`."""
+        return self.size
+
+    def event(self, inner: DpEvent) -> DpEvent:
+        """Always an error: with one client more, another one leaves the cohort, so the sum moves by
+        two.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "federation.sampler.kind is fixed, which has no client-level event under "
+            "add-or-remove-one: "
+            "use poisson (or all) with federation.mechanism.kind: gaussian"
+        )
+
+    def check(self, population: int) -> None:
+        """Refuses a cohort larger than the population."""
+        if self.size > population:
+            raise ConfigError(
+                f"federation.sampler.size is {self.size}, but the population is {population}: "
+                "lower it, or raise data.clients"
+            )

@@ -1,0 +1,106 @@
+"""What goes from round to round: a checkpoint is this and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from codex_ray.privacy.ledger import EVERYONE, Ledger
+from codex_ray.types import ClientId, Stage
+
+STAGES = ("sample", "train", "sum", "release", "evaluate")
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round as its observers see it: plain data, and only what the simulated server could see.
+
+    Attributes:
+        round: its number, from 0.
+        attempts: how often it was begun; more than one means that a host was lost.
+        cohort, survivors: how many clients were asked, and how many are in the sum. Not who: where
+        the
+            cohort's secrecy amplifies privacy, its members are not to be published.
+        dropped: how many fell silent, by the stage that they did not answer.
+        aborted: why no sum came out; None for a round that was released.
+        masks_recovered: pair masks rebuilt from shares because a client dropped out.
+        bytes_up: bytes that clients sent, and the most that one of them sent.
+        seconds: by stage of the round.
+        epsilon: the running meter (RDP) after the round, by unit.
+        metrics: on the pooled test set.
+        debug: outside the guarantee; empty unless `debug` is on.
+    """
+
+    round: int
+    attempts: int
+    cohort: int
+    survivors: int
+    dropped: dict[str, int]
+    aborted: str | None
+    masks_recovered: int
+    bytes_up: dict[str, int]
+    seconds: dict[str, float]
+    epsilon: dict[str, float]
+    metrics: dict[str, float]
+    debug: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The round as plain data."""
+        return asdict(self)
+
+
+@dataclass
+class Totals:
+    """What a run has added up, for its result."""
+
+    dropped: int = 0
+    aborted: int = 0
+    masks_recovered: int = 0
+    seconds: float = 0.0
+    bytes_up: dict[ClientId, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The totals as plain data."""
+        return asdict(self) | {"bytes_up": sorted(self.bytes_up.items())}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Totals:
+        """The totals that `to_json` wrote."""
+        return cls(**(data | {"bytes_up": {int(c): int(n) for c, n in data["bytes_up"]}}))
+
+
+@dataclass
+class ServerState:
+    """Everything that the next round depends on.
+
+    Attributes:
+        run: 16 bytes that name the run; every session's keys are bound to it.
+        round: the next round to run.
+        params: the global parameters [d], float32.
+        optimiser: the algorithm's state [d], float64.
+        ledgers: one for each unit that a claim is made for.
+        totals: added up over the rounds so far.
+        metrics: of the last evaluation.
+    """
+
+    run: bytes
+    round: int
+    params: torch.Tensor
+    optimiser: torch.Tensor
+    ledgers: list[Ledger]
+    totals: Totals = field(default_factory=Totals)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def count_dropped(silent: dict[ClientId, Stage]) -> dict[str, int]:
+    """How many fell silent at each stage, in the order of the stages."""
+    counts = Counter(silent.values())
+    return {stage.name.lower(): counts[stage] for stage in sorted(counts)}
+
+
+def holders_of(ledger: Ledger, clients: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
+    """Whose entry in this ledger pays for a round of `clients`."""
+    return (EVERYONE,) if ledger.unit == "client" else clients

@@ -1,0 +1,1 @@
+"""Models, local trainers and evaluation: the only folder, with assurance, that knows torch.nn."""

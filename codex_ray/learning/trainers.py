@@ -1,0 +1,145 @@
+"""Local training, one client at a time: the reference that every faster trainer must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from codex_ray.data.dataset import FederatedDataset, Records
+from codex_ray.errors import DataError
+from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
+from codex_ray.learning.models import Model, loss_sum
+from codex_ray.randomness import SeedTree
+from codex_ray.types import ClientId, Component
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+class Trainer(Protocol):
+    """The plug-in point: one client's training from the global parameters, and what it costs a
+    record.
+    """
+
+    @property
+    def kind(self) -> str:
+        """The name under which the catalogue knows it."""
+        ...
+
+    def check(self, model: Model, records: Records) -> None:
+        """Refuses a model that this trainer cannot train, before anything runs."""
+        ...
+
+    def train(
+        self, model: Model, params: torch.Tensor, records: Records, *, streams: SeedTree
+    ) -> torch.Tensor:
+        """The update [d]: parameters after local training less `params`."""
+        ...
+
+    def event(self) -> DpEvent | None:
+        """What one update costs a record of its client; None: no record-level claim."""
+        ...
+
+
+class Sgd(Component):
+    """Plain SGD on each client, without a privacy claim (FedAvg's client, McMahan et al. 2017, alg.
+    1).
+    """
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(gt=0, description="Step size of local SGD.")
+    batches: ShuffledBatches | PoissonBatches = Field(
+        default=ShuffledBatches(),
+        discriminator="kind",
+        description="Which records meet in a batch.",
+    )
+
+    def check(self, model: Model, records: Records) -> None:
+        """Every model that loads can be trained."""
+
+    def train(
+        self, model: Model, params: torch.Tensor, records: Records, *, streams: SeedTree
+    ) -> torch.Tensor:
+        """The update [d] of plain SGD on each batch's mean loss; empty batches do nothing."""
+        model.set(params)
+        model.module.train()
+        optimizer = torch.optim.SGD(model.module.parameters(), lr=self.learning_rate)
+        features, labels = as_tensors(records)
+        for batch in self.batches.draw(len(records), streams.stream("batches")):
+            if len(batch) == 0:
+                continue
+            rows = torch.from_numpy(batch)
+            optimizer.zero_grad()
+            loss = loss_sum(model.module(features[rows]), labels[rows]) / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+        return model.get() - params
+
+    def event(self) -> DpEvent | None:
+        """No record-level claim."""
+        return None
+
+
+def as_tensors(records: Records) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [n, ...] and labels [n] as tensors that share memory with the records where they
+    can.
+    """
+    return (
+        torch.from_numpy(np.require(records.features, dtype=np.float32, requirements=["W"])),
+        torch.from_numpy(np.require(records.labels, dtype=np.int64, requirements=["W"])),
+    )
+
+
+def check_labels(records: Records, outputs: int, *, where: str) -> None:
+    """Refuses labels that a model with so many outputs cannot learn.
+
+    Raises:
+        DataError: a label is too large; the message says which and what to do.
+    """
+    classes = max(2, outputs)
+    if len(records) and int(records.labels.max()) >= classes:
+        raise DataError(
+            f"{where}: label {int(records.labels.max())} does not fit a model of {outputs} "
+            "output(s), "
+            f"which learns {classes} classes: set model.outputs, or count labels from 0"
+        )
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """A trainer bound to a model, a data set and streams: what a host carries.
+
+    The update of a client depends on (seed, round, client) alone: not on the host, not on its
+    chunk-mates, not on how often the round was tried.
+    """
+
+    trainer: Trainer
+    model: Model
+    dataset: FederatedDataset
+    streams: SeedTree
+
+    def train(
+        self, params: torch.Tensor, clients: Sequence[ClientId], round: int
+    ) -> torch.Tensor:  # [n, d]
+        """The updates [n, d] of `clients`, in their order."""
+        updates = [self._update(params, client, round) for client in clients]
+        return torch.stack(updates) if updates else torch.zeros((0, self.model.dimension))
+
+    def _update(self, params: torch.Tensor, client: ClientId, round: int) -> torch.Tensor:
+        records = self.dataset.client(client)
+        check_labels(records, self.model.outputs, where=f"client {client}")
+        streams = self.streams.child("train", round, client)
+        with torch.random.fork_rng(devices=[]):
+            # Layers such as Dropout draw from torch's global generator: key that too.
+            torch.manual_seed(int(streams.stream("layers").words(1)[0] >> 1))
+            return self.trainer.train(self.model, params, records, streams=streams)
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of an update."""
+        return self.model.dimension

@@ -1,0 +1,167 @@
+"""What a person sees while a run goes on, and when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from codex_ray.federation.state import RoundResult
+from codex_ray.records.result import RunResult
+
+
+def in_words(result: RoundResult) -> str:
+    """The round in a line: accuracy, epsilon so far, survivors."""
+    parts = [
+        f"{name} {result.metrics[name]:.3f}"
+        for name in ("accuracy", "auc")
+        if name in result.metrics
+    ]
+    parts += [f"epsilon {value:.2f} a {unit}" for unit, value in result.epsilon.items()]
+    parts.append(f"{result.survivors}/{result.cohort} survive")
+    if result.aborted:
+        parts.append(f"no sum: {result.aborted}")
+    return ", ".join(parts)
+
+
+class Progressing:
+    """A live bar on a terminal, a line a round elsewhere."""
+
+    def __init__(self, console: Console, *, done: int, rounds: int) -> None:
+        self._console = console
+        self._rounds = rounds
+        self._clients = 0
+        self._started = time.monotonic()
+        self._bar = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[words]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=rounds, completed=done, words="waiting for hosts")
+
+    def round(self, result: RoundResult) -> None:
+        """Shows the round."""
+        self._clients += result.cohort
+        rate = self._clients / max(1e-9, time.monotonic() - self._started)
+        words = f"{in_words(result)}, {rate:.0f} clients/s"
+        self._bar.update(self._task, completed=result.round + 1, words=words)
+        if not self._console.is_terminal:
+            print(
+                f"round {result.round + 1}/{self._rounds}: {words}",
+                file=self._console.file,
+                flush=True,
+            )
+
+    def ready(self) -> None:
+        """Notes that hosts are up: time counts from here."""
+        self._started = time.monotonic()
+        self._bar.update(self._task, words="training")
+        if not self._console.is_terminal:
+            print("hosts are ready", file=self._console.file, flush=True)
+
+    @contextmanager
+    def shown(self) -> Iterator[Progressing]:
+        """Keeps the bar on the screen for the block."""
+        with self._bar:
+            yield self
+
+
+def closing_table(result: RunResult) -> Table:
+    """The table that a run ends with: what came out against training alone and pooled, and its
+    price.
+    """
+    table = Table(title=result.question or result.name, title_justify="left", show_edge=False)
+    table.add_column("")
+    for heading in ("accuracy", "AUC", "privacy"):
+        table.add_column(heading, justify="right")
+    for name, metrics, privacy in _rows(result):
+        table.add_row(
+            name,
+            f"{metrics['accuracy']:.3f}" if "accuracy" in metrics else "-",
+            f"{metrics['auc']:.3f}" if "auc" in metrics else "-",
+            privacy,
+        )
+    return table
+
+
+def _rows(result: RunResult) -> Iterator[tuple[str, dict[str, float], str]]:
+    labels = {
+        "alone": "a client alone (mean)",
+        "alone_worst": "a client alone (worst)",
+        "pooled": "all records pooled",
+    }
+    for key in ("alone_worst", "alone"):
+        if key in result.baselines:
+            yield labels[key], result.baselines[key], "records never leave, none needed"
+    yield f"federated, {result.protocol}", result.metrics, privacy_in_words(result)
+    if "pooled" in result.baselines:
+        yield labels["pooled"], result.baselines["pooled"], "none: every record is handed over"
+
+
+def privacy_in_words(result: RunResult) -> str:
+    """The largest spend of each unit: "epsilon <= 2.91 a record, delta 1e-05"."""
+    units = dict.fromkeys(spend["unit"] for spend in result.privacy)
+    parts = []
+    for unit in units:
+        spends = [spend for spend in result.privacy if spend["unit"] == unit]
+        most = max(float(spend["epsilon"]) for spend in spends)
+        parts.append(f"epsilon <= {most:.2f} a {unit}, delta {spends[0]['delta']:g}")
+    return "; ".join(parts) or "no claim"
+
+
+def facts(result: RunResult) -> list[tuple[str, str]]:
+    """The rest of what a reader wants to know, as (what, how much)."""
+    return [
+        ("rounds", _rounds_in_words(result)),
+        (
+            "dropouts survived",
+            f"{result.dropped_total} (pair masks rebuilt: {result.masks_recovered})",
+        ),
+        (
+            "bytes each client sent",
+            f"{result.bytes_up_per_client:,} (mean of {len(result.bytes_up)})",
+        ),
+        ("seconds in rounds", f"{result.seconds:.1f}"),
+        ("noise", result.randomness.split(":")[0]),
+        ("model", f"sha256 {result.model_sha256[:16]}"),
+    ]
+
+
+def _rounds_in_words(result: RunResult) -> str:
+    said = f"{result.rounds} of {result.rounds_planned}"
+    if result.stopped == "budget":
+        said += ", stopped by the privacy budget"
+    if result.rounds_aborted:
+        said += f", {result.rounds_aborted} without a sum"
+    return said
+
+
+def client_table(result: RunResult) -> Table | None:
+    """Epsilon and bytes of each client, when each has its own; None otherwise or when they are
+    many.
+    """
+    spends = [spend for spend in result.privacy if spend["client"] is not None]
+    if not spends or len(spends) > 40:
+        return None
+    table = Table(show_edge=False)
+    table.add_column("client", justify="right")
+    table.add_column("epsilon", justify="right")
+    table.add_column("noised steps released", justify="right")
+    table.add_column("bytes sent", justify="right")
+    for spend in spends:
+        client = int(spend["client"])
+        table.add_row(
+            str(client),
+            f"{float(spend['epsilon']):.3f}",
+            str(spend["releases"]),
+            f"{result.bytes_up.get(client, 0):,}",
+        )
+    return table

@@ -1,0 +1,78 @@
+"""The privacy-utility frontier: which settings no other one beats in both epsilon and score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting: its epsilon, its mean score over seeds, and the standard error of that mean."""
+
+    values: Mapping[str, Any]
+    epsilon: float
+    score: float
+    error: float | None
+
+    @classmethod
+    def of(cls, *, values: Mapping[str, Any], epsilon: float, scores: Sequence[float]) -> Point:
+        """The point of a setting that was run once for each of `scores`."""
+        error = float(np.std(scores, ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else None
+        return cls(values, epsilon, float(np.mean(scores)), error)
+
+    @property
+    def label(self) -> str:
+        """The setting in a few words: the last part of each dotted key, and its value."""
+        return ", ".join(f"{key.rpartition('.')[2]} {v}" for key, v in self.values.items())
+
+
+def frontier_of(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one dominates, by increasing epsilon and so by increasing score."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.epsilon, -p.score)):
+        if not best or point.score > best[-1].score:
+            best.append(point)
+    return best
+
+
+def draw_frontier(points: Sequence[Point], *, title: str, note: str) -> bytes:
+    """A PNG of score against epsilon (log scale) with error bars, and the frontier as a line."""
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.subplots()
+    finite = [p for p in points if np.isfinite(p.epsilon)]
+    axes.errorbar(
+        [p.epsilon for p in finite],
+        [p.score for p in finite],
+        yerr=[p.error or 0.0 for p in finite],
+        fmt="o",
+        color="#999",
+        capsize=2,
+        label="a setting (mean over seeds, standard error)",
+    )
+    best = frontier_of(finite)
+    axes.plot(
+        [p.epsilon for p in best], [p.score for p in best], "-o", color="#1b6ca8", label="frontier"
+    )
+    for point in best:
+        axes.annotate(
+            point.label,
+            (point.epsilon, point.score),
+            xytext=(5, -11),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    axes.set_xscale("log")
+    axes.set(xlabel="epsilon", ylabel="score on the pooled test set", title=title)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    figure.text(0.01, -0.01, fill(note, 110), fontsize=7, va="top", color="#666")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    return buffer.getvalue()

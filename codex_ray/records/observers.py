@@ -1,0 +1,74 @@
+"""Who is told of a round once it is persisted: the journal of rounds and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+from torch.utils.tensorboard import SummaryWriter
+
+from codex_ray.federation.state import RoundResult
+from codex_ray.records.run_directory import write_atomically
+
+
+class Observer(Protocol):
+    """The plug-in point. An observer sees plain data and cannot change the run."""
+
+    def round(self, result: RoundResult) -> None:
+        """Called once for each round, in order."""
+        ...
+
+    def close(self) -> None:
+        """Called once, however the run ends."""
+        ...
+
+
+class RoundLines:
+    """One JSON line for each round; a resumed run first drops the lines after its checkpoint."""
+
+    def __init__(self, file: Path, *, first_round: int) -> None:
+        kept = []
+        if file.exists():
+            for line in file.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n") and json.loads(line)["round"] < first_round:
+                    kept.append(line)
+        write_atomically(file, b"".join(kept))
+        self._file = file.open("ab", buffering=0)
+
+    def round(self, result: RoundResult) -> None:
+        """Appends the line."""
+        self._file.write(json.dumps(result.to_json()).encode() + b"\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Scalars for each round. What lies outside the guarantee is under debug/, and says so."""
+
+    def __init__(self, folder: Path, *, first_round: int, config: str) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=first_round)
+        if first_round == 0:
+            self._writer.add_text("config", f"```yaml\n{config}\n```", 0)
+
+    def round(self, result: RoundResult) -> None:
+        """Metrics, epsilon, survivors and dropouts, bytes, and seconds for each stage."""
+        scalars = {f"metrics/{k}": v for k, v in result.metrics.items()}
+        scalars |= {f"privacy/epsilon_{unit}_meter": v for unit, v in result.epsilon.items()}
+        scalars |= {f"seconds/{stage}": v for stage, v in result.seconds.items()}
+        scalars |= {f"debug/{k} (outside the guarantee)": v for k, v in result.debug.items()}
+        scalars |= {
+            "clients/cohort": result.cohort,
+            "clients/survivors": result.survivors,
+            "clients/dropped": sum(result.dropped.values()),
+            "clients/masks_recovered": result.masks_recovered,
+            "bytes/up_total": result.bytes_up["total"],
+        }
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, result.round)
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        self._writer.close()

@@ -1,0 +1,115 @@
+"""What a run came to, as one object: `result.json`, and what the Python door returns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save
+
+from codex_ray.errors import RunDirectoryError
+from codex_ray.federation.state import ServerState
+from codex_ray.privacy.ledger import PrivacySpend
+from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
+
+SIMULATION = (
+    "SIMULATION: every stream of randomness is derived from the seed, so the noise can be "
+    "reproduced by "
+    "anyone who knows it and protects nobody; set seed: null to draw it from the operating system"
+)
+UNSEEDED = "noise was drawn from the operating system and never written down"
+
+
+class RunResult(BaseModel):
+    """The outcome of a run.
+
+    Attributes:
+        rounds: rounds run; `rounds_planned` is what the experiment asked for, and `stopped` says
+        why the
+            run ended: "rounds" or "budget".
+        seconds: time spent in rounds, over all resumes.
+        metrics: of the final model on the pooled test set.
+        privacy: one spend for each unit and holder, with its assumptions.
+        protocol: the kind of the sum protocol.
+        dropped_total: times that a client fell silent in a round.
+        masks_recovered: pair masks rebuilt from shares because a client dropped out.
+        bytes_up_per_client: mean over the clients that sent anything; `bytes_up` has each.
+        randomness: whether the noise can be replayed, in words.
+        baselines: alone, alone_worst and pooled, outside the guarantee; empty when not asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str
+    question: str
+    rounds: int
+    rounds_planned: int
+    rounds_aborted: int
+    stopped: str
+    seconds: float
+    metrics: dict[str, float]
+    privacy: list[dict[str, Any]]
+    protocol: str
+    clients: int
+    dropped_total: int
+    masks_recovered: int
+    bytes_up_per_client: int
+    bytes_up: dict[int, int]
+    model_sha256: str
+    seed: int | None
+    randomness: str
+    baselines: dict[str, dict[str, float]] = Field(default_factory=dict)
+    directory: str = ""
+
+    @property
+    def epsilon(self) -> float:
+        """The largest epsilon of any spend; 0 when no claim is made. See `privacy` for its unit."""
+        return max((float(spend["epsilon"]) for spend in self.privacy), default=0.0)
+
+    @classmethod
+    def read(cls, directory: str | Path) -> RunResult:
+        """The result that a finished run left in its directory.
+
+        Raises:
+            RunDirectoryError: there is none, or it cannot be read.
+        """
+        file = RunDirectory(Path(directory)).result
+        try:
+            return cls.model_validate(json.loads(file.read_text()) | {"directory": str(directory)})
+        except FileNotFoundError:
+            raise RunDirectoryError(f"{file}: there is no result: the run has not ended") from None
+        except ValueError as error:
+            raise RunDirectoryError(f"{file}: is no result of a run: {error}") from error
+
+
+def parameters_sha256(params: torch.Tensor) -> str:
+    """SHA-256 of the parameters [d] as little-endian float32."""
+    return hashlib.sha256(params.numpy().astype("<f4").tobytes()).hexdigest()
+
+
+def write_model(
+    directory: RunDirectory, params: torch.Tensor, names: list[tuple[str, torch.Size]]
+) -> None:
+    """Writes the parameters [d] by name, in the module's own shapes."""
+    tensors, at = {}, 0
+    for name, shape in names:
+        tensors[name] = params[at : at + shape.numel()].reshape(shape).clone()
+        at += shape.numel()
+    about = {"sha256_of_vector": parameters_sha256(params)}
+    write_atomically(directory.model, save(tensors, metadata=about))
+
+
+def write_privacy(
+    directory: RunDirectory, spends: list[PrivacySpend], *, state: ServerState, randomness: str
+) -> None:
+    """Writes the spends with the ledgers that they follow from."""
+    content = {
+        "randomness": randomness,
+        "spends": [spend.to_json() for spend in spends],
+        "ledgers": [ledger.to_json() for ledger in state.ledgers],
+    }
+    write_atomically(directory.privacy, to_json_bytes(content))

@@ -1,0 +1,117 @@
+"""The run directory: everything that a run leaves behind, under names that never change.
+
+config.yaml         the resolved experiment
+rounds.jsonl        one line a round
+checkpoint/         the state after the last rounds
+tensorboard/        scalars and the configuration
+result.json         what came out
+privacy.json        what it cost, with every assumption
+model.safetensors   the parameters by name
+report.html         the same for people, with report.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from codex_ray.errors import RunDirectoryError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` so that a reader, or a crash, sees the old file or the new one.
+
+    Raises:
+        RunDirectoryError: the disk refuses; the old file is kept.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunDirectoryError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def to_json_bytes(data: Mapping[str, Any]) -> bytes:
+    """`data` as indented JSON; infinities become the string "inf", which JSON has no number for."""
+    return (json.dumps(_finite(data), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return "nan" if value != value else ("inf" if value > 0 else "-inf")
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+class RunDirectory:
+    """A folder that belongs to one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.rounds = path / "rounds.jsonl"
+        self.checkpoint = path / "checkpoint"
+        self.tensorboard = path / "tensorboard"
+        self.result = path / "result.json"
+        self.privacy = path / "privacy.json"
+        self.model = path / "model.safetensors"
+        self.report = path / "report.html"
+        self.picture = path / "report.png"
+
+    @classmethod
+    def create(cls, path: Path, *, config: str) -> RunDirectory:
+        """A new run directory at `path`, which must not exist or be empty.
+
+        Raises:
+            RunDirectoryError: it holds another run, or other files.
+        """
+        if path.exists() and not path.is_dir():
+            raise RunDirectoryError(f"{path}: is a file: choose another --out")
+        if path.is_dir() and any(path.iterdir()):
+            if (path / "config.yaml").exists():
+                raise RunDirectoryError(
+                    f"{path}: holds another run: choose another --out, or go on with --resume "
+                    f"{path}"
+                )
+            raise RunDirectoryError(f"{path}: is not empty: choose another --out")
+        directory = cls(path)
+        try:
+            directory.checkpoint.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(f"{path}: cannot be made: {error.strerror or error}") from error
+        write_atomically(directory.config, config.encode())
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The run directory at `path`.
+
+        Raises:
+            RunDirectoryError: there is none.
+        """
+        if not (path / "config.yaml").is_file():
+            raise RunDirectoryError(f"{path}: holds no run (there is no config.yaml in it)")
+        return cls(path)
+
+    @classmethod
+    def next_under(cls, parent: Path, name: str) -> Path:
+        """The first free `parent/name-001`, `-002`, ..."""
+        number = 1
+        while (path := parent / f"{name}-{number:03d}").exists():
+            number += 1
+        return path
+
+    def finished(self) -> bool:
+        """Whether the run has its result."""
+        return self.result.is_file()

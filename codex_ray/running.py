@@ -1,0 +1,129 @@
+"""A run on disk: the same steps whether the hosts are in this process or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from codex_ray.config import to_yaml
+from codex_ray.experiment import Assembled
+from codex_ray.federation.run import Run
+from codex_ray.federation.state import RoundResult, ServerState
+from codex_ray.federation.transport import Transport
+from codex_ray.privacy.ledger import EVERYONE, Ledger, PrivacySpend
+from codex_ray.records.checkpoint import Checkpoints
+from codex_ray.records.observers import Observer, RoundLines, TensorBoard
+from codex_ray.records.result import (
+    SIMULATION,
+    UNSEEDED,
+    RunResult,
+    parameters_sha256,
+    write_model,
+    write_privacy,
+)
+from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
+
+
+def rounds(
+    assembled: Assembled, directory: RunDirectory, transport: Transport
+) -> Iterator[RoundResult]:
+    """Each round's result, persisted first, from the directory's last checkpoint on."""
+    experiment = assembled.experiment
+    checkpoints = Checkpoints(directory.checkpoint)
+    state = checkpoints.load()
+    run = Run(
+        round=assembled.round(transport),
+        rounds=experiment.rounds,
+        evaluate=assembled.evaluate,
+        evaluate_every=experiment.evaluate_every,
+        journal=checkpoints,
+        debug=experiment.debug,
+    )
+    first = state.round
+    with ExitStack() as stack:
+        stack.callback(transport.close)
+        observers: list[Observer] = [
+            RoundLines(directory.rounds, first_round=first),
+            TensorBoard(directory.tensorboard, first_round=first, config=to_yaml(experiment)),
+        ]
+        for observer in observers:
+            stack.callback(observer.close)
+        for _, result in run.results(state):
+            for observer in observers:
+                observer.round(result)
+            yield result
+
+
+def begin(assembled: Assembled, directory: RunDirectory) -> None:
+    """Writes the state before round 0, so that a run can be resumed from its first moment on."""
+    Checkpoints(directory.checkpoint).save(assembled.first_state())
+
+
+def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
+    """Writes model, privacy and result from the last checkpoint, and returns the result."""
+    experiment = assembled.experiment
+    state = Checkpoints(directory.checkpoint).load()
+    population = assembled.dataset.population
+    spends = all_spends(assembled, state)
+    words = UNSEEDED if experiment.seed is None else SIMULATION
+    sent = state.totals.bytes_up
+    result = RunResult(
+        name=experiment.name,
+        question=experiment.question,
+        rounds=state.round,
+        rounds_planned=experiment.rounds,
+        rounds_aborted=state.totals.aborted,
+        stopped="rounds" if state.round >= experiment.rounds else "budget",
+        seconds=round(state.totals.seconds, 3),
+        metrics=state.metrics or assembled.evaluate(state.params),
+        privacy=[spend.to_json() for spend in spends],
+        protocol=experiment.federation.protocol.kind,
+        clients=population,
+        dropped_total=state.totals.dropped,
+        masks_recovered=state.totals.masks_recovered,
+        bytes_up_per_client=round(sum(sent.values()) / max(1, len(sent))),
+        bytes_up=dict(sorted(sent.items())),
+        model_sha256=parameters_sha256(state.params),
+        seed=experiment.seed,
+        randomness=words,
+        baselines=assembled.compare(),
+        directory=str(directory.path),
+    )
+    write_model(directory, state.params, assembled.model.names())
+    write_privacy(directory, spends, state=state, randomness=words)
+    write_atomically(directory.result, to_json_bytes(result.model_dump(exclude={"directory"})))
+    return result
+
+
+def all_spends(assembled: Assembled, state: ServerState) -> list[PrivacySpend]:
+    """What every holder of every ledger has spent, with the assumptions that it rests on."""
+    found = []
+    for ledger in state.ledgers:
+        everyone = (EVERYONE,) if ledger.unit == "client" else range(assembled.dataset.population)
+        found += ledger.spends(everyone, assumptions=assumptions(assembled, ledger))
+    return found
+
+
+def assumptions(assembled: Assembled, ledger: Ledger) -> tuple[str, ...]:
+    """What must be true for the ledger's epsilon to be true, in words."""
+    federation = assembled.experiment.federation
+    said = [UNSEEDED if assembled.experiment.seed is None else SIMULATION]
+    if ledger.unit == "record":
+        said += [
+            "covers whoever sees every update of this client by itself: no credit is taken for "
+            "secure "
+            "aggregation, for other clients' noise or for a hidden cohort",
+            "a client pays for the rounds whose sum it is in; dropouts are drawn independently of "
+            "the data",
+        ]
+    else:
+        said.append(
+            "the coordinator is trusted to add the noise to the sum and to keep the sum to itself"
+        )
+        if federation.sampler.kind == "poisson":
+            said.append("the cohort of each round stays hidden from whoever reads the result")
+    said.append(
+        "noise is floating-point Gaussian: attacks on its low-order bits are not covered (Mironov "
+        "2012)"
+    )
+    return tuple(said)

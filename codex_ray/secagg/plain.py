@@ -1,0 +1,84 @@
+"""The two sessions that hide nothing in transit: `clear`, and `ideal`, the masked ones' oracle.
+
+Ideal is the trusted third party of the security definition: it adds up what the real protocol
+would, under the same survivor rule and the same two last trips, and returns the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from codex_ray.errors import ProtocolError
+from codex_ray.secagg.messages import PlainSummand, SummandRequest, SurvivorAck, SurvivorCheck
+from codex_ray.secagg.trips import Outbox, Session, add_up, need, only
+from codex_ray.types import ClientId, GroupSum, Residues, SessionContext, SessionResult, Stage
+from codex_ray.wire import Message
+
+
+def run_clear(members: Collection[ClientId], context: SessionContext) -> Session:
+    """One group for each member that answers: the server sees every summand.
+
+    Raises:
+        SumAborted: nobody answered.
+    """
+    came = only(PlainSummand, (yield dict.fromkeys(sorted(members), SummandRequest())), members)
+    groups = tuple(
+        GroupSum((one,), add_up([it.words], context.dimension))
+        for one, it in came.items()
+        if it.words.shape == (context.dimension,)
+    )
+    need(groups, 1, Stage.MASKED_INPUT)
+    return SessionResult(groups)
+
+
+def run_ideal(members: Collection[ClientId], context: SessionContext, *, minimum: int) -> Session:
+    """The sum over the members that answer, as secure aggregation gives it, without cryptography.
+
+    Raises:
+        SumAborted: fewer than `minimum` sent a summand, or fewer than that were still there
+        afterwards.
+    """
+    came = only(PlainSummand, (yield dict.fromkeys(sorted(members), SummandRequest())), members)
+    summands = {one: it.words for one, it in came.items() if it.words.shape == (context.dimension,)}
+    need(summands, minimum, Stage.MASKED_INPUT)
+    survivors = tuple(summands)
+    outbox: Outbox = dict.fromkeys(survivors, SurvivorCheck(survivors))
+    need(only(SurvivorAck, (yield outbox), survivors), minimum, Stage.UNMASK)
+    return SessionResult((GroupSum(survivors, add_up(summands.values(), context.dimension)),))
+
+
+class PlainClient:
+    """A client of a clear or ideal session: it sends its summand as it is, once."""
+
+    def __init__(self, me: ClientId, context: SessionContext, summand: Residues) -> None:
+        """Enter a session with the summand [d].
+
+        Raises:
+            ProtocolError: the summand is not a uint32 vector of the context's dimension.
+        """
+        if summand.dtype != np.uint32 or summand.shape != (context.dimension,):
+            raise ProtocolError(
+                f"client {me} refuses: the summand is {summand.dtype} {summand.shape}, "
+                f"the session sums uint32 ({context.dimension},)"
+            )
+        self._me = me
+        self._summand: Residues | None = summand
+
+    def answer(self, message: Message) -> Message:
+        """The summand, and afterwards that the client is still there.
+
+        Raises:
+            ProtocolError: the message is of another protocol, or asks for the summand again.
+        """
+        match message:
+            case SummandRequest() if self._summand is not None:
+                words, self._summand = self._summand, None
+                return PlainSummand(words)
+            case SurvivorCheck() if self._summand is None:
+                return SurvivorAck()
+            case _:
+                raise ProtocolError(
+                    f"client {self._me} refuses: {type(message).__name__} is out of turn"
+                )

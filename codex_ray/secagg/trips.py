@@ -1,0 +1,45 @@
+"""What every session does with a trip's replies: keep the right ones, count them, add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+
+from codex_ray.errors import SumAborted
+from codex_ray.types import ClientId, Residues, SessionResult, Stage
+from codex_ray.wire import Message
+
+Outbox: TypeAlias = dict[ClientId, Message]
+Inbox: TypeAlias = dict[ClientId, Message]
+Session: TypeAlias = Generator[Outbox, Inbox, SessionResult]
+"""Yields what goes out on a trip, is sent what came back in time, returns the sums."""
+
+_Reply = TypeVar("_Reply", bound=Message)
+
+
+def only(kind: type[_Reply], inbox: Inbox, asked: Collection[ClientId]) -> dict[ClientId, _Reply]:
+    """The replies of that kind from those who were asked: anything else counts as silence."""
+    return {one: it for one, it in sorted(inbox.items()) if one in asked and isinstance(it, kind)}
+
+
+def need(answered: Collection[object], minimum: int, stage: Stage) -> None:
+    """Nothing, if enough clients can go on.
+
+    Raises:
+        SumAborted: fewer than `minimum` can.
+    """
+    if len(answered) < minimum:
+        raise SumAborted(
+            f"{stage.name.lower()}: {len(answered)} clients can go on, {minimum} are needed: "
+            "raise the cohort, or wait longer for its answers"
+        )
+
+
+def add_up(summands: Iterable[Residues], dimension: int) -> Residues:
+    """The sum [d] of the summands modulo 2^32."""
+    total = np.zeros(dimension, dtype=np.uint32)
+    for summand in summands:
+        np.add(total, summand, out=total)
+    return total

@@ -1,0 +1,291 @@
+"""On Ray: the same model to the bit, on any number of hosts, whoever is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+import codex_ray
+from codex_ray.cluster.coordinator import start_hosts
+from codex_ray.cluster.session import ray_rounds
+from codex_ray.cluster.transport import RayTransport, await_ready
+from codex_ray.config import experiment_from, to_yaml
+from codex_ray.errors import ClusterError, ConfigError, DataError, HostLost
+from codex_ray.experiment import assemble
+from codex_ray.federation.messages import TrainTask
+from codex_ray.federation.run import Run
+from codex_ray.federation.transport import LocalTransport
+from codex_ray.records.run_directory import RunDirectory
+from codex_ray.running import begin
+from codex_ray.secagg.messages import MaskedInput
+from codex_ray.types import SessionContext, Stage
+from codex_ray.wire import kind_of
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+PATHS: list[str] = []
+CLIENTS = 4
+SGD = {"kind": "sgd", "learning_rate": 0.1}
+
+
+@pytest.fixture
+def silos(silos: dict[str, Any]) -> dict[str, Any]:
+    """Four clients, so that one host a client is four processes."""
+    silos["data"]["clients"] = CLIENTS
+    return silos
+
+
+@pytest.fixture
+def plain(silos: dict[str, Any]) -> dict[str, Any]:
+    """The same with plain SGD, whose hosts start sooner, and nobody dropping out."""
+    silos["trainer"] = SGD
+    silos["federation"]["dropouts"] = {}
+    return silos
+
+
+@pytest.mark.parametrize(
+    ("experiment", "hosts"), [("silos", CLIENTS), ("devices", 1), ("devices", 2)]
+)
+def test_ray_gives_the_local_model_on_any_number_of_hosts(
+    experiment: str, hosts: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    config = request.getfixturevalue(experiment)
+    local = codex_ray.run(config, out=tmp_path / "local")
+    far = codex_ray.run(config, {"cluster.hosts": hosts}, out=tmp_path / "ray")
+    same = {"seconds", "directory"}
+    assert far.model_dump(exclude=same) == local.model_dump(exclude=same)
+
+
+def test_an_interrupted_ray_run_resumes_locally_to_the_same_model(
+    plain: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = codex_ray.run(plain, out=tmp_path / "whole")
+    experiment = experiment_from(plain | {"cluster": {"hosts": 2}})
+    directory = RunDirectory.create(tmp_path / "cut", config=to_yaml(experiment))
+    begin(assemble(experiment), directory)
+    for result in ray_rounds(experiment, directory):
+        if result is not None and result.round == 1:
+            break  # the driver is gone: the generator's end kills the coordinator
+    resumed = codex_ray.run(None, {"cluster.hosts": 0}, resume=tmp_path / "cut")
+    assert resumed.model_sha256 == whole.model_sha256
+
+
+class Killing:
+    """Kills a host's process when a stage begins, once."""
+
+    def __init__(self, inner: RayTransport, pids: list[int], stage: Stage) -> None:
+        self._inner, self._pids, self._stage = inner, pids, stage
+        self.killed = False
+
+    @property
+    def lost(self) -> frozenset[int]:
+        return self._inner.lost
+
+    def exchange(self, outbox: Any) -> dict[int, bytes]:
+        if not self.killed and outbox and kind_of(next(iter(outbox.values()))).stage is self._stage:
+            self.killed = True
+            os.kill(self._pids[0], signal.SIGKILL)
+            _wait_until_gone(self._pids[0])
+        return self._inner.exchange(outbox)
+
+    def recover(self) -> None:
+        self._inner.recover()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _wait_until_gone(pid: int) -> None:
+    for _ in range(500):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+
+
+class Forgetting:
+    def save(self, state: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("stage", [Stage.TRAIN, Stage.MASKED_INPUT, Stage.UNMASK])
+def test_a_killed_host_changes_nothing(plain: dict[str, Any], stage: Stage) -> None:
+    states = []
+    for killing in (False, True):
+        # After the unmask request the others must be enough: three of four are, two are not.
+        many = CLIENTS if stage is Stage.UNMASK else 2
+        experiment = experiment_from(plain | {"cluster": {"hosts": many, "deadline": 60}})
+        assembled = assemble(experiment)
+        if killing:
+            hosts = start_hosts(experiment, PATHS)
+            await_ready(hosts, deadline=60)
+            pids = [ray.get(actor.pid.remote()) for actor in hosts]
+            transport: Any = Killing(
+                RayTransport(hosts, population=CLIENTS, deadline=60), pids, stage
+            )
+        else:
+            transport = LocalTransport(assembled.host())
+        run = Run(
+            round=assembled.round(transport),
+            rounds=2,
+            evaluate=assembled.evaluate,
+            evaluate_every=1,
+            journal=Forgetting(),
+        )
+        results = list(run.results(assembled.first_state()))
+        transport.close()
+        if killing:
+            assert transport.killed
+            # From the first unmask request on there is no second try: the survivors finish it.
+            assert results[0][1].attempts == (1 if stage is Stage.UNMASK else 2)
+        assert results[-1][0].totals.dropped == 0
+        states.append(results[-1][0])
+    assert states[0].params.equal(states[1].params)
+    assert states[0].ledgers == states[1].ledgers
+
+
+def test_what_the_coordinator_gets_over_ray_shows_no_summand(plain: dict[str, Any]) -> None:
+    """Each hospital's actor makes its own keys; the bytes that come back are masked."""
+    experiment = experiment_from(plain | {"cluster": {"hosts": CLIENTS}})
+    assembled = assemble(experiment)
+    hosts = start_hosts(experiment, PATHS)
+    await_ready(hosts, deadline=60)
+    inner = RayTransport(hosts, population=CLIENTS, deadline=60)
+    got: list[tuple[int, bytes]] = []
+
+    class Recording:
+        lost: frozenset[int] = frozenset()
+
+        def exchange(self, outbox: Any) -> dict[int, bytes]:
+            inbox = inner.exchange(outbox)
+            got.extend(inbox.items())
+            return inbox
+
+        def recover(self) -> None:
+            inner.recover()
+
+        def close(self) -> None:
+            inner.close()
+
+    assembled.round(Recording()).run(assembled.first_state(), attempt=0)
+    inner.close()
+    from codex_ray.learning.trainers import LocalTraining
+
+    training = LocalTraining(
+        experiment.trainer, assembled.model, assembled.dataset, assembled.randomness.secret
+    )
+    updates = training.train(assembled.initial, range(CLIENTS), 0)
+    everything = b"".join(frame for _, frame in got)
+    masked = {c: f for c, f in got if issubclass(kind_of(f), MaskedInput)}
+    assert len(masked) == CLIENTS
+    for client in masked:
+        summand = experiment.federation.mechanism.encode(updates[client], assembled.grid)
+        assert summand.tobytes() not in everything
+        assert not np.any(MaskedInput.from_frame(masked[client]).words == summand)
+
+
+def test_a_large_broadcast_goes_through_the_object_store_once(devices: dict[str, Any]) -> None:
+    experiment = experiment_from(
+        devices
+        | {"model": {"kind": "mlp", "hidden": [600], "outputs": 10}, "cluster": {"hosts": 2}}
+    )
+    assembled = assemble(experiment)
+    hosts = start_hosts(experiment, PATHS)
+    await_ready(hosts, deadline=60)
+    far = RayTransport(hosts, population=40, deadline=60)
+    near = LocalTransport(assembled.host())
+    frame = TrainTask(b"r" * 16, 0, 0, assembled.initial.numpy()).to_frame()
+    assert len(frame) > 100_000
+    outbox = dict.fromkeys(range(9), frame)
+    assert far.exchange(outbox) == near.exchange(outbox)
+    far.close()
+
+
+def test_a_host_that_stays_silent_is_lost_and_not_waited_for_for_ever(
+    plain: dict[str, Any],
+) -> None:
+    experiment = experiment_from(plain | {"cluster": {"hosts": 1}})
+    hosts = start_hosts(experiment, PATHS)
+    await_ready(hosts, deadline=60)
+    os.kill(ray.get(hosts[0].pid.remote()), signal.SIGSTOP)
+    transport = RayTransport(hosts, population=CLIENTS, deadline=0.5)
+    task = TrainTask(b"r" * 16, 0, 0, np.zeros(4, np.float32)).to_frame()
+    with pytest.raises(HostLost, match=r"no answer for 0\.5 s"):
+        transport.exchange({0: task})
+    with pytest.raises(ClusterError, match="did not start within"):
+        await_ready(hosts, deadline=0.5)
+    transport.close()
+
+
+def test_an_error_on_a_host_is_the_error_of_the_run(plain: dict[str, Any], tmp_path: Path) -> None:
+    """Client 2's data turns bad only on the host: the driver still says what and where."""
+    config = plain | {
+        "data": {"kind": "python", "factory": "tests.cluster.test_ray:bad_on_hosts"},
+        "cluster": {"hosts": 2},
+    }
+    with pytest.raises(DataError, match=r"client 2.*nan"):
+        codex_ray.run(config, out=tmp_path / "run")
+
+
+def bad_on_hosts() -> codex_ray.InMemory:
+    records = []
+    for client in range(CLIENTS):
+        features = np.full((8, 3), 0.5, dtype=np.float32)
+        if client == 2 and ray.get_runtime_context().get_actor_id() is not None:
+            features[1, 1] = np.nan
+        records.append((features, np.arange(8) % 2))
+    test = codex_ray.Records(np.zeros((4, 3), np.float32), np.arange(4) % 2)
+
+    class Data:
+        population = CLIENTS
+
+        def client(self, client: int) -> codex_ray.Records:
+            return codex_ray.Records(records[client][0], records[client][1].astype(np.int64))
+
+        def test(self) -> codex_ray.Records:
+            return test
+
+    return Data()  # type: ignore[return-value]  # anything with these three will do
+
+
+def test_python_objects_are_not_sent_to_hosts(silos: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+
+    with pytest.raises(ConfigError, match="nothing is pickled"):
+        codex_ray.run(
+            silos, {"cluster.hosts": 2}, model=torch.nn.Linear(3, 1), out=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_secret_is_in_what_ray_carries(silos: dict[str, Any]) -> None:
+    """The specification that goes to a host is the configuration, and an unseeded one holds no key."""
+    from codex_ray.config import resolved
+
+    experiment = experiment_from(silos | {"seed": None})
+    text = json.dumps(resolved(experiment))
+    assert experiment_from(json.loads(text)) == experiment
+    assert "key" not in text.lower().replace("before_keys", "").replace("after_keys", "")
+
+
+def test_frames_of_one_stage_stay_on_the_host_that_trained(plain: dict[str, Any]) -> None:
+    experiment = experiment_from(plain | {"cluster": {"hosts": 2}})
+    assembled = assemble(experiment)
+    hosts = start_hosts(experiment, PATHS)
+    await_ready(hosts, deadline=60)
+    transport = RayTransport(hosts, population=CLIENTS, deadline=60)
+    task = TrainTask(b"r" * 16, 0, 0, assembled.initial.numpy()).to_frame()
+    transport.exchange(dict.fromkeys(range(CLIENTS), task))
+    context = SessionContext(b"r" * 16, 0, 0, bytes(32), len(assembled.initial))
+    first_trip = next(experiment.federation.protocol.session(tuple(range(CLIENTS)), context))
+    asked = {client: message.to_frame() for client, message in first_trip.items()}
+    assert sorted(transport.exchange(asked)) == list(range(CLIENTS))
+    transport.close()

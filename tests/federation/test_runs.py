@@ -1,0 +1,224 @@
+"""Whole runs in this process: the same model whatever the protocol, the interruption or the door."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import codex_ray
+from codex_ray.errors import ConfigError, RunDirectoryError
+from codex_ray.federation.state import RoundResult
+from codex_ray.privacy.ledger import epsilon_of
+from codex_ray.records.result import RunResult
+
+
+def lines(result: RunResult) -> list[dict[str, Any]]:
+    """The journal without what may differ from run to run: times."""
+    found = [json.loads(x) for x in Path(result.directory, "rounds.jsonl").read_text().splitlines()]
+    for line in found:
+        del line["seconds"]
+    return found
+
+
+@pytest.mark.parametrize("experiment", ["silos", "devices"])
+def test_every_protocol_gives_the_same_model(experiment, request, tmp_path) -> None:
+    config = request.getfixturevalue(experiment)
+    results = {
+        kind: codex_ray.run(config, {"federation.protocol.kind": kind}, out=tmp_path / kind)
+        for kind in ("ideal", "secagg", "secagg_plus", "clear")
+    }
+    assert len({r.model_sha256 for r in results.values()}) == 1
+    assert len({json.dumps(r.metrics) for r in results.values()}) == 1
+    assert len({json.dumps(r.privacy) for r in results.values()}) == 1
+    assert {kind: r.protocol for kind, r in results.items()} == {k: k for k in results}
+    assert results["secagg"].masks_recovered > 0
+    assert results["ideal"].masks_recovered == results["clear"].masks_recovered == 0
+
+
+class Interrupted(Exception):  # noqa: N818  # the test's own Ctrl-C
+    pass
+
+
+def interrupt_after(rounds: int):
+    def watch(result: RoundResult | None) -> None:
+        if result is not None and result.round + 1 == rounds:
+            raise Interrupted
+
+    return watch
+
+
+@pytest.mark.parametrize("experiment", ["silos", "devices"])
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_resumed_run_is_the_uninterrupted_one(experiment, after, request, tmp_path) -> None:
+    config = request.getfixturevalue(experiment)
+    whole = codex_ray.run(config, out=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        codex_ray.run(config, out=tmp_path / "cut", watch=interrupt_after(after))
+    assert not (tmp_path / "cut" / "result.json").exists()
+    resumed = codex_ray.run(resume=tmp_path / "cut")
+    same = {"seconds", "directory"}
+    assert resumed.model_dump(exclude=same) == whole.model_dump(exclude=same)
+    assert lines(resumed) == lines(whole)
+    for name in ("model.safetensors", "privacy.json", "config.yaml"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_run_resumes_from_before_its_first_round(silos, tmp_path) -> None:
+    def at_once(result: RoundResult | None) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        codex_ray.run(silos, out=tmp_path / "cut", watch=at_once)
+    whole = codex_ray.run(silos, out=tmp_path / "whole")
+    assert codex_ray.run(resume=tmp_path / "cut").model_sha256 == whole.model_sha256
+
+
+def test_another_seed_gives_another_model(silos, tmp_path) -> None:
+    one = codex_ray.run(silos, out=tmp_path / "1")
+    other = codex_ray.run(silos, {"seed": 2}, out=tmp_path / "2")
+    assert one.model_sha256 != other.model_sha256
+
+
+def test_an_unseeded_run_never_repeats_and_says_so(silos, tmp_path) -> None:
+    results = [codex_ray.run(silos, {"seed": None}, out=tmp_path / str(i)) for i in range(2)]
+    assert results[0].model_sha256 != results[1].model_sha256
+    assert "never written down" in results[0].randomness
+    assert "SIMULATION" not in json.dumps(results[0].privacy)
+    assert results[0].seed is None
+
+
+def test_an_unseeded_run_can_be_resumed(silos, tmp_path) -> None:
+    with pytest.raises(Interrupted):
+        codex_ray.run(silos, {"seed": None}, out=tmp_path / "cut", watch=interrupt_after(1))
+    assert codex_ray.run(resume=tmp_path / "cut").rounds == 3
+
+
+def test_a_seeded_run_says_that_it_is_a_simulation(silos, tmp_path) -> None:
+    result = codex_ray.run(silos, out=tmp_path / "run")
+    assert result.randomness.startswith("SIMULATION")
+    assert all(s["assumptions"][0].startswith("SIMULATION") for s in result.privacy)
+
+
+def test_the_result_holds_what_was_promised(silos, tmp_path) -> None:
+    codex_ray.run(silos, out=tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    promised = {
+        "rounds", "seconds", "metrics", "privacy", "protocol", "clients", "dropped_total",
+        "masks_recovered", "bytes_up_per_client", "model_sha256", "seed",
+    }  # fmt: skip
+    assert promised <= result.keys()
+    spend = result["privacy"][0]
+    assert {
+        "unit", "epsilon", "delta", "accountant", "neighbouring_relation", "sampling",
+    } <= spend.keys()  # fmt: skip
+    assert len(result["privacy"]) == result["clients"] == 6
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.yaml", "rounds.jsonl", "result.json", "privacy.json", "model.safetensors",
+        "tensorboard", "checkpoint", "report.html", "report.png",
+    }  # fmt: skip
+
+
+def test_a_client_pays_for_the_rounds_that_its_summand_was_in(silos, tmp_path) -> None:
+    """Against a recount from the drawn dropouts, which knows nothing of the ledger."""
+    from codex_ray.config import experiment_from
+    from codex_ray.experiment import assemble
+    from codex_ray.types import Stage
+
+    result = codex_ray.run(silos, out=tmp_path / "run")
+    assembled = assemble(experiment_from(silos))
+    dropouts = assembled.experiment.federation.dropouts
+    event = assembled.experiment.trainer.event().event
+    for spend in result.privacy:
+        stages = [
+            dropouts.silent_from(spend["client"], r, assembled.randomness.public) for r in range(3)
+        ]
+        released = sum(stage in (None, Stage.UNMASK) for stage in stages)
+        assert spend["releases"] == released
+        expected = epsilon_of(((event, released),), 1e-5) if released else 0.0
+        assert spend["epsilon"] == pytest.approx(expected, abs=1e-6)
+    assert {s["releases"] for s in result.privacy} != {3}, "nobody dropped out: a test of nothing"
+
+
+def test_the_budget_stops_the_run_before_it_is_overspent(silos, tmp_path) -> None:
+    from codex_ray.config import experiment_from
+
+    event = experiment_from(silos).trainer.event().event
+    two = epsilon_of(((event, 2),), 1e-5)
+    quiet = {"federation.dropouts": {}, "rounds": 9, "budget.epsilon": two + 1e-6}
+    result = codex_ray.run(silos, quiet, out=tmp_path / "exact")
+    assert (result.rounds, result.stopped) == (2, "budget")
+    assert result.epsilon == pytest.approx(two, abs=1e-6)
+    less = codex_ray.run(silos, quiet | {"budget.epsilon": two - 1e-6}, out=tmp_path / "less")
+    assert less.rounds == 1
+
+
+def test_a_budget_for_nothing_runs_nothing(silos, tmp_path) -> None:
+    result = codex_ray.run(silos, {"budget.epsilon": 1e-3}, out=tmp_path / "run")
+    assert (result.rounds, result.stopped, result.epsilon) == (0, "budget", 0.0)
+    assert "accuracy" in result.metrics
+
+
+def test_a_round_without_a_sum_keeps_its_reservation(silos, tmp_path) -> None:
+    """Everyone falls silent after the masked input: the round aborts, is charged, and changes
+    nothing.
+    """
+    lost = {"federation.dropouts": {"after_masked_input": 0.999999}, "rounds": 2}
+    result = codex_ray.run(silos, lost, out=tmp_path / "run")
+    assert result.rounds_aborted == 2
+    assert [s["releases"] for s in result.privacy] == [2] * 6
+    assert all(line["aborted"] and not line["survivors"] for line in lines(result))
+    start = codex_ray.run(silos, {"budget.epsilon": 1e-3}, out=tmp_path / "start")
+    assert result.model_sha256 == start.model_sha256
+
+
+def test_both_units_can_be_claimed_at_once_and_are_not_merged(silos, tmp_path) -> None:
+    both = {
+        "federation.mechanism": {"kind": "gaussian", "clip_norm": 1.0, "noise_multiplier": 2.0},
+    }
+    result = codex_ray.run(silos, both, out=tmp_path / "run")
+    assert [s["unit"] for s in result.privacy] == ["record"] * 6 + ["client"]
+
+
+def test_empty_cohorts_are_rounds_like_any_other(devices, tmp_path) -> None:
+    nobody = {"federation.sampler.rate": 1e-9, "federation.protocol.kind": "clear"}
+    result = codex_ray.run(devices, nobody, out=tmp_path / "run")
+    assert result.rounds == 3 and result.rounds_aborted == 0
+    assert all(line["cohort"] == 0 for line in lines(result))
+    assert result.privacy[0]["releases"] == 3
+
+
+def test_an_output_directory_that_holds_a_run_is_left_alone(silos, tmp_path) -> None:
+    codex_ray.run(silos, out=tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    with pytest.raises(RunDirectoryError, match="holds another run"):
+        codex_ray.run(silos, out=tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match="has ended"):
+        codex_ray.run(resume=tmp_path / "run")
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def test_a_finished_run_can_be_given_more_rounds(silos, tmp_path) -> None:
+    codex_ray.run(silos, out=tmp_path / "run")
+    more = codex_ray.run(None, {"rounds": 5}, resume=tmp_path / "run")
+    whole = codex_ray.run(silos, {"rounds": 5}, out=tmp_path / "whole")
+    assert more.model_sha256 == whole.model_sha256 and more.rounds == 5
+
+
+def test_a_resumed_run_keeps_its_configuration(silos, tmp_path) -> None:
+    with pytest.raises(Interrupted):
+        codex_ray.run(silos, out=tmp_path / "cut", watch=interrupt_after(1))
+    with pytest.raises(ConfigError, match=r"trainer\.clip_norm: a resumed run keeps"):
+        codex_ray.run(None, {"trainer.clip_norm": 2}, resume=tmp_path / "cut")
+
+
+def test_debug_figures_are_marked_and_absent_by_default(silos, tmp_path) -> None:
+    quiet = codex_ray.run(silos, out=tmp_path / "quiet")
+    assert all(line["debug"] == {} for line in lines(quiet))
+    loud = codex_ray.run(silos, {"debug": True}, out=tmp_path / "loud")
+    assert all(line["debug"]["update_norm"] > 0 for line in lines(loud))
+    assert loud.model_sha256 == quiet.model_sha256
+    with pytest.raises(ConfigError, match="seeded simulations only"):
+        codex_ray.run(silos, {"debug": True, "seed": None}, out=tmp_path / "no")

@@ -1,0 +1,239 @@
+"""What passes over the seam: everything the coordinator gets, and what can be had from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from codex_ray.config import experiment_from
+from codex_ray.errors import HostLost, ProtocolError
+from codex_ray.experiment import Assembled, assemble
+from codex_ray.federation.faults import Dropouts
+from codex_ray.federation.messages import DebugRequest, TrainTask
+from codex_ray.federation.run import Run
+from codex_ray.federation.transport import Frames, LocalTransport, Transport
+from codex_ray.randomness import Randomness
+from codex_ray.secagg import prg
+from codex_ray.secagg.messages import MaskedInput, SummandRequest
+from codex_ray.types import ClientId, Stage
+from codex_ray.wire import kind_of
+
+
+@dataclass
+class Recording:
+    """A transport that writes down every byte in both directions."""
+
+    inner: Transport
+    up: list[tuple[ClientId, bytes]] = field(default_factory=list)
+    down: list[tuple[ClientId, bytes]] = field(default_factory=list)
+    lost: frozenset[ClientId] = frozenset()
+
+    def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
+        self.down += [(c, bytes(f)) for c, f in outbox.items()]
+        inbox = self.inner.exchange(outbox)
+        self.up += inbox.items()
+        return inbox
+
+    def recover(self) -> None:
+        self.inner.recover()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Forgetting:
+    """A journal that keeps nothing."""
+
+    def save(self, state: object) -> None:
+        pass
+
+
+def one_round(config: dict[str, Any]) -> tuple[Assembled, Recording, dict[ClientId, np.ndarray]]:
+    """A recorded round, and the summands that the clients really had."""
+    assembled = assemble(experiment_from(config))
+    recording = Recording(LocalTransport(assembled.host()))
+    assembled.round(recording).run(assembled.first_state(), attempt=0)
+    streams = assembled.randomness.secret
+    from codex_ray.learning.trainers import LocalTraining
+
+    training = LocalTraining(
+        assembled.experiment.trainer, assembled.model, assembled.dataset, streams
+    )
+    mechanism = assembled.experiment.federation.mechanism
+    everyone = range(assembled.dataset.population)
+    updates = training.train(assembled.initial, everyone, 0)
+    summands = {
+        c: mechanism.encode(u, assembled.grid) for c, u in zip(everyone, updates, strict=True)
+    }
+    return assembled, recording, summands
+
+
+@pytest.mark.parametrize("kind", ["secagg", "secagg_plus"])
+def test_no_summand_can_be_read_from_what_the_coordinator_gets(silos, kind) -> None:
+    silos["federation"]["protocol"]["kind"] = kind
+    _, recording, summands = one_round(silos)
+    everything = b"".join(frame for _, frame in recording.up)
+    masked = {
+        c: MaskedInput.from_frame(f).words
+        for c, f in recording.up
+        if issubclass(kind_of(f), MaskedInput)
+    }
+    assert len(masked) >= 4
+    for client, words in masked.items():
+        assert summands[client].tobytes() not in everything
+        assert not np.any(words == summands[client])
+
+
+def test_with_the_masks_switched_off_every_summand_can(silos, monkeypatch) -> None:
+    """The same reading, on a build whose masks add nothing: the test above can fail."""
+    import codex_ray.secagg.client as client_module
+
+    assert client_module.apply_mask is prg.apply_mask
+    monkeypatch.setattr(client_module, "apply_mask", lambda words, key, negative=False: None)
+    monkeypatch.setattr(
+        "codex_ray.secagg.server.apply_mask", lambda words, key, negative=False: None
+    )
+    _, recording, summands = one_round(silos)
+    everything = b"".join(frame for _, frame in recording.up)
+    sent = [c for c, f in recording.up if issubclass(kind_of(f), MaskedInput)]
+    assert sent and all(summands[client].tobytes() in everything for client in sent)
+
+
+def test_masked_inputs_are_uniform(silos) -> None:
+    """Over sixty rounds of fresh keys each byte of the masked inputs passes a chi-square test."""
+    silos["federation"]["dropouts"] = {}
+    words = []
+    for _ in range(60):
+        _, recording, _ = one_round(silos)
+        words += [
+            MaskedInput.from_frame(f).words
+            for _, f in recording.up
+            if issubclass(kind_of(f), MaskedInput)
+        ]
+    counts = np.bincount(np.frombuffer(np.concatenate(words).tobytes(), np.uint8), minlength=256)
+    assert counts.sum() > 5000
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_bytes_are_counted_as_they_were_sent(silos) -> None:
+    assembled = assemble(experiment_from(silos))
+    recording = Recording(LocalTransport(assembled.host()))
+    run = Run(
+        round=assembled.round(recording),
+        rounds=2,
+        evaluate=assembled.evaluate,
+        evaluate_every=1,
+        journal=Forgetting(),
+    )
+    for state, _ in run.results(assembled.first_state()):  # noqa: B007  # the last one counts
+        pass
+    sent: dict[ClientId, int] = {}
+    for client, frame in recording.up:
+        sent[client] = sent.get(client, 0) + len(frame)
+    assert state.totals.bytes_up == sent
+
+
+def test_a_host_cannot_be_downgraded_to_a_plain_sum(silos) -> None:
+    assembled = assemble(experiment_from(silos))
+    host = assembled.host()
+    task = TrainTask(b"r" * 16, 0, 0, assembled.initial.numpy()).to_frame()
+    host.handle({0: task})
+    with pytest.raises(ProtocolError):
+        host.handle({0: SummandRequest().to_frame()})
+
+
+def test_a_host_trains_once_for_each_attempt(silos) -> None:
+    """Two summands of one attempt, over two models, would show the update by subtraction."""
+    assembled = assemble(experiment_from(silos))
+    host = assembled.host()
+    params = assembled.initial.numpy()
+    host.handle({0: TrainTask(b"r" * 16, 1, 0, params).to_frame()})
+    for round_, attempt in ((1, 0), (0, 5)):
+        with pytest.raises(ProtocolError, match="does not train again"):
+            host.handle({0: TrainTask(b"r" * 16, round_, attempt, params + 1).to_frame()})
+    host.handle({0: TrainTask(b"r" * 16, 1, 1, params).to_frame()})
+
+
+def test_a_host_answers_nothing_before_it_has_trained_and_no_debug_by_default(silos) -> None:
+    assembled = assemble(experiment_from(silos))
+    host = assembled.host()
+    with pytest.raises(ProtocolError, match="before it was asked to train"):
+        host.handle({0: SummandRequest().to_frame()})
+    host.handle({0: TrainTask(b"r" * 16, 0, 0, assembled.initial.numpy()).to_frame()})
+    with pytest.raises(ProtocolError, match="debug off"):
+        host.handle({0: DebugRequest().to_frame()})
+
+
+class Dying:
+    """A transport whose hosts die at the first message of a stage, as often as it is told."""
+
+    def __init__(self, make: Any, stage: Stage, times: int) -> None:
+        self._make, self._stage, self._left = make, stage, times
+        self._inner = LocalTransport(make())
+        self.lost: frozenset[ClientId] = frozenset()
+        self.recovered = 0
+
+    def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
+        if self._left and kind_of(next(iter(outbox.values()))).stage is self._stage:
+            self._left -= 1
+            raise HostLost("killed by the test")
+        return self._inner.exchange(outbox)
+
+    def recover(self) -> None:
+        self.recovered += 1
+        self._inner = LocalTransport(self._make())  # everything it held is gone
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("stage", [Stage.TRAIN, Stage.SHARE_KEYS, Stage.MASKED_INPUT])
+def test_a_lost_host_is_retried_and_never_counted_as_a_dropout(silos, stage) -> None:
+    silos["federation"]["dropouts"] = {}
+    states = []
+    for times in (0, 2):
+        assembled = assemble(experiment_from(silos))
+        dying = Dying(assembled.host, stage, times)
+        run = Run(
+            round=assembled.round(dying),
+            rounds=2,
+            evaluate=assembled.evaluate,
+            evaluate_every=1,
+            journal=Forgetting(),
+        )
+        results = list(run.results(assembled.first_state()))
+        assert dying.recovered == times
+        assert results[0][1].attempts == times + 1
+        assert results[0][1].dropped == {} and results[-1][0].totals.dropped == 0
+        states.append(results[-1][0])
+    assert states[0].params.equal(states[1].params)
+    assert states[0].ledgers == states[1].ledgers
+
+
+def test_a_host_that_is_lost_every_time_ends_the_run(silos) -> None:
+    assembled = assemble(experiment_from(silos))
+    run = Run(
+        round=assembled.round(Dying(assembled.host, Stage.TRAIN, 99)),
+        rounds=2,
+        evaluate=assembled.evaluate,
+        evaluate_every=1,
+        journal=Forgetting(),
+        attempts=3,
+    )
+    with pytest.raises(HostLost):
+        list(run.results(assembled.first_state()))
+
+
+def test_dropouts_come_at_the_rate_and_stage_that_was_asked_for() -> None:
+    dropouts = Dropouts(before_keys=0.1, after_keys=0.1, after_shares=0.1, after_masked_input=0.1)
+    public = Randomness.of(3).public
+    drawn = [dropouts.silent_from(c, r, public) for c in range(100) for r in range(40)]
+    left = 1.0
+    for stage in (Stage.ADVERTISE_KEYS, Stage.SHARE_KEYS, Stage.MASKED_INPUT, Stage.UNMASK):
+        assert drawn.count(stage) / len(drawn) == pytest.approx(0.1 * left, abs=0.025)
+        left *= 0.9
+    assert Dropouts().any is False and Dropouts().silent_from(1, 1, public) is None
