@@ -133,7 +133,7 @@ def _show(console: object, directory: str) -> None:
     """The closing tables, and where everything is."""
     from rich.console import Console
 
-    from codex_ray.records.console import client_table, closing_table, facts
+    from codex_ray.records.console import client_table, closing_table, facts, verdict
     from codex_ray.records.result import RunResult
     from codex_ray.records.run_directory import RunDirectory
 
@@ -141,6 +141,7 @@ def _show(console: object, directory: str) -> None:
     result, files = RunResult.read(directory), RunDirectory(Path(directory))
     console.print()
     console.print(closing_table(result))
+    console.print(f"\n{verdict(result)}", soft_wrap=True, highlight=False)
     per_client = client_table(result)
     if per_client is not None:
         console.print()

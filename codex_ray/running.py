@@ -75,7 +75,7 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         rounds_aborted=state.totals.aborted,
         stopped="rounds" if state.round >= experiment.rounds else "budget",
         seconds=round(state.totals.seconds, 3),
-        metrics=state.metrics or assembled.evaluate(state.params),
+        metrics=assembled.evaluate(state.params),
         privacy=[spend.to_json() for spend in spends],
         protocol=experiment.federation.protocol.kind,
         clients=population,

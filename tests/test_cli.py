@@ -30,8 +30,9 @@ def test_run_prints_a_round_a_line_and_ends_with_the_table(file, tmp_path, capsy
     out = tmp_path / "run"
     assert main(["run", str(file), "--out", str(out), "--set", "compare.epochs=5"]) == 0
     said = capsys.readouterr().out
-    for words in ("round 1/3: accuracy", "round 3/3", "survive", "clients/s", "federated, secagg",
-                  "all records pooled", "a client alone", "epsilon", "dropouts survived",
+    for words in ("round 1/3: accuracy", "round 3/3", "survive", "clients/s", "Together",
+                  "federated (secagg)", "all records pooled", "a client alone, on average",
+                  "epsilon", "dropouts survived",
                   "report.html", "tensorboard --logdir", "SIMULATION"):  # fmt: skip
         assert words in said
     result = json.loads((out / "result.json").read_text())

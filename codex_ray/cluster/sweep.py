@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,7 +136,9 @@ def _tune(
     """Every experiment as a trial in a process of its own."""
     numbered = {"number": tune.grid_search(list(range(len(experiments))))}
     runs = [resolved(experiment) for _, experiment in experiments]
-    console.print(f"{description.name}: {len(experiments)} trials, into {folder}")
+    labels = [_in_words(values) for values, _ in experiments]
+    console.print(f"{description.name}: {len(runs)} trials, into {folder}", soft_wrap=True)
+    logging.getLogger("ray.tune").setLevel(logging.WARNING)
     with ray_session("local"):
         trainable = tune.with_resources(
             tune.with_parameters(_trial, experiments=runs, folder=str(folder)),
@@ -148,7 +151,7 @@ def _tune(
                 name="tune",
                 storage_path=str(folder),
                 verbose=0,
-                callbacks=[_Told(console, description, experiments)],
+                callbacks=[_Told(labels, metric=description.metric, quiet=console.quiet)],
             ),
         )
         grid = tuner.fit()
@@ -158,6 +161,10 @@ def _tune(
         _read_trial(description, values, metrics.get(number) or {}, errors.get(number))
         for number, (values, _) in enumerate(experiments)
     ]
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
 
 
 def _trial(config: dict[str, Any], *, experiments: list[dict[str, Any]], folder: str) -> None:
@@ -176,32 +183,29 @@ def _trial(config: dict[str, Any], *, experiments: list[dict[str, Any]], folder:
 
 
 class _Told(tune.Callback):  # type: ignore[misc]  # ray ships no types
-    """Says a line for each trial that ends."""
+    """Says a line for each trial that ends. Tune stores it, so it holds plain values only."""
 
-    def __init__(
-        self,
-        console: Console,
-        description: Sweep,
-        experiments: list[tuple[dict[str, Any], Experiment]],
-    ) -> None:
-        self._console, self._metric, self._done = console, description.metric, 0
-        self._experiments = experiments
+    def __init__(self, labels: list[str], *, metric: str, quiet: bool) -> None:
+        self._labels, self._metric, self._quiet, self._done = labels, metric, quiet, 0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has its result."""
+        found = trial.last_result
+        score = found.get(f"metric_{self._metric}", math.nan)
         self._say(
-            trial,
-            f"epsilon {trial.last_result.get('epsilon', math.nan):.3f}, {self._metric} "
-            f"{trial.last_result.get('metric_' + self._metric, math.nan):.3f}",
+            trial, f"epsilon {found.get('epsilon', math.nan):.3f}, {self._metric} {score:.3f}"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed; the table at the end says why."""
         self._say(trial, "failed")
 
     def _say(self, trial: Any, words: str) -> None:
         self._done += 1
-        values = self._experiments[trial.config["number"]][0]
-        said = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
-        self._console.print(f"trial {self._done}/{len(self._experiments)}: {said}: {words}")
+        label = self._labels[trial.config["number"]]
+        Console(quiet=self._quiet).print(
+            f"trial {self._done}/{len(self._labels)}: {label}: {words}", soft_wrap=True
+        )
 
 
 def _read_trial(

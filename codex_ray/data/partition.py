@@ -73,12 +73,12 @@ def dirichlet_split(
 ) -> list[Indices]:
     """Disjoint index arrays, one for each client, of its exact size and with its own label mixture.
 
-    Each client draws proportions of the labels from a Dirichlet whose mean is the pool's own mixture
-    and whose parameters average `alpha` (for equal shares that is Dirichlet(alpha, ..., alpha)), label
-    counts from them, and takes that many records of each label without replacement. When a label runs
-    dry, the rest comes uniformly from what is left; clients choose in random order, so that what is left
-    does not always fall to the last. A small alpha gives clients with one label, a large one clients
-    like the pool (Hsu, Qi and Brown 2019).
+    Each client draws proportions of the labels from a Dirichlet whose mean is the mixture of the
+    pool and whose parameters average `alpha` (Dirichlet(alpha, ..., alpha) if labels are equally
+    frequent), label counts from them, and takes that many records of each without replacement. When
+    a label runs dry, the rest comes uniformly from what is left; clients choose in random order, so
+    that what is left does not always fall to the last. A small alpha gives clients with one label,
+    a large one clients like the pool (Hsu, Qi and Brown 2019).
 
     Raises:
         DataError: the sizes ask for more records than there are labels.

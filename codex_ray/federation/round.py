@@ -195,5 +195,4 @@ def _next(
         optimiser=optimiser,
         ledgers=ledgers,
         totals=state.totals,
-        metrics=state.metrics,
     )

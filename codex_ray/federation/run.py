@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -23,6 +23,14 @@ class Journal(Protocol):
     def save(self, state: ServerState) -> None:
         """Persists the state, or raises; a half-written state never replaces a whole one."""
         ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found: test metrics, and the largest epsilon of each unit."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    epsilon: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,15 @@ class Run:
                 state, trace, attempts = self._one(state)
             except BudgetSpent:
                 return
-            with trace.timed("evaluate"):
-                last = state.round == self.rounds
-                if last or state.round % self.evaluate_every == 0 or not state.metrics:
-                    state.metrics = self.evaluate(state.params)
+            measured = Measured()
+            if state.round == self.rounds or state.round % self.evaluate_every == 0:
+                with trace.timed("evaluate"):
+                    epsilon = {str(ledger.unit): ledger.largest() for ledger in state.ledgers}
+                    measured = Measured(self.evaluate(state.params), epsilon)
             figures = self.round.debug_figures(trace) if self.debug else {}
             state.totals = _added(state.totals, trace, time.perf_counter() - started)
             self.journal.save(state)
-            yield state, _result(state, trace, attempts, figures)
+            yield state, _result(state, trace, attempts, measured, figures)
 
     def _one(self, state: ServerState) -> tuple[ServerState, RoundTrace, int]:
         """One round, tried again for as long as hosts are lost in it and not too often.
@@ -97,7 +106,11 @@ def _added(totals: Totals, trace: RoundTrace, seconds: float) -> Totals:
 
 
 def _result(
-    state: ServerState, trace: RoundTrace, attempts: int, figures: dict[str, float]
+    state: ServerState,
+    trace: RoundTrace,
+    attempts: int,
+    measured: Measured,
+    figures: dict[str, float],
 ) -> RoundResult:
     sent = trace.bytes_up.values()
     return RoundResult(
@@ -110,7 +123,7 @@ def _result(
         masks_recovered=trace.masks_recovered,
         bytes_up={"total": sum(sent), "largest": max(sent, default=0)},
         seconds={stage: round(spent, 4) for stage, spent in trace.seconds.items()},
-        epsilon={ledger.unit: ledger.meter() for ledger in state.ledgers},
-        metrics=dict(state.metrics),
+        epsilon=measured.epsilon,
+        metrics=measured.metrics,
         debug=figures,
     )

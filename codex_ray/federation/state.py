@@ -29,8 +29,8 @@ class RoundResult:
         masks_recovered: pair masks rebuilt from shares because a client dropped out.
         bytes_up: bytes that clients sent, and the most that one of them sent.
         seconds: by stage of the round.
-        epsilon: the running meter (RDP) after the round, by unit.
-        metrics: on the pooled test set.
+        epsilon: of the holder who has spent most, by unit; empty in rounds that are not evaluated.
+        metrics: on the pooled test set; empty in rounds that are not evaluated.
         debug: outside the guarantee; empty unless `debug` is on.
     """
 
@@ -83,7 +83,6 @@ class ServerState:
         optimiser: the algorithm's state [d], float64.
         ledgers: one for each unit that a claim is made for.
         totals: added up over the rounds so far.
-        metrics: of the last evaluation.
     """
 
     run: bytes
@@ -92,7 +91,6 @@ class ServerState:
     optimiser: torch.Tensor
     ledgers: list[Ledger]
     totals: Totals = field(default_factory=Totals)
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def count_dropped(silent: dict[ClientId, Stage]) -> dict[str, int]:

@@ -3,7 +3,8 @@ up to.
 
 There is one ledger for each unit (record or client), and they are never merged: the two say
 different things about different people. The reported epsilon is that of dp_accounting's PLD
-accountant; inside the loop its RDP accountant, which composes by adding, is the running meter. RDP
+accountant; its RDP accountant, which composes by adding, is the cheap first answer to whether a
+budget holds, and the cross-check. RDP
 never reports less than PLD.
 """
 
@@ -92,6 +93,12 @@ def epsilon_meter(entries: Entries, delta: float) -> float:
     return float(compute_epsilon(orders, total, delta)[0])
 
 
+def _within(counts: frozenset[tuple[DpEvent, int]], other: frozenset[tuple[DpEvent, int]]) -> bool:
+    """Whether nobody with `counts` has spent more than somebody with `other`."""
+    more = dict(other)
+    return all(count <= more.get(event, 0) for event, count in counts)
+
+
 @dataclass
 class Ledger:
     """How often each holder has paid each event.
@@ -132,12 +139,15 @@ class Ledger:
             counts = self.paid.setdefault(holder, {})
             counts[inner] = counts.get(inner, 0) + times
 
-    def meter(self) -> float:
-        """The running (RDP) epsilon of the holder who has spent most; 0 while nobody has paid."""
-        return max(
-            (epsilon_meter(e, self.delta) for e in {self.entries(h) for h in self.paid}),
-            default=0.0,
-        )
+    def largest(self) -> float:
+        """The epsilon of the holder who has spent most; 0 while nobody has paid."""
+        all_counts = {frozenset(counts.items()) for counts in self.paid.values()}
+        most = [
+            tuple(counts)
+            for counts in all_counts
+            if not any(counts != other and _within(counts, other) for other in all_counts)
+        ]
+        return max((epsilon_of(entries, self.delta) for entries in most), default=0.0)
 
     def spends(
         self, holders: Iterable[ClientId], *, assumptions: tuple[str, ...]

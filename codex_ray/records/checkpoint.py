@@ -38,7 +38,6 @@ class Checkpoints:
             "round": state.round,
             "ledgers": [ledger.to_json() for ledger in state.ledgers],
             "totals": state.totals.to_json(),
-            "metrics": state.metrics,
         }
         tensors = {"params": state.params, "optimiser": state.optimiser}
         content = save(tensors, metadata={"state": json.dumps(about)})
@@ -77,7 +76,6 @@ def _read(file: Path) -> ServerState:
             optimiser=tensors["optimiser"].to(torch.float64),
             ledgers=[Ledger.from_json(data) for data in about["ledgers"]],
             totals=Totals.from_json(about["totals"]),
-            metrics={k: float(v) for k, v in about["metrics"].items()},
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, PrivacyError) as error:
         raise RunDirectoryError(

@@ -15,12 +15,9 @@ from codex_ray.records.result import RunResult
 
 
 def in_words(result: RoundResult) -> str:
-    """The round in a line: accuracy, epsilon so far, survivors."""
-    parts = [
-        f"{name} {result.metrics[name]:.3f}"
-        for name in ("accuracy", "auc")
-        if name in result.metrics
-    ]
+    """The round in a line: accuracy and epsilon so far, survivors."""
+    names = [name for name in ("accuracy", "auc") if name in result.metrics]
+    parts = [f"{name} {result.metrics[name]:.3f}" for name in names]
     parts += [f"epsilon {value:.2f} a {unit}" for unit, value in result.epsilon.items()]
     parts.append(f"{result.survivors}/{result.cohort} survive")
     if result.aborted:
@@ -33,6 +30,7 @@ class Progressing:
 
     def __init__(self, console: Console, *, done: int, rounds: int) -> None:
         self._console = console
+        self._done = done
         self._rounds = rounds
         self._clients = 0
         self._started = time.monotonic()
@@ -63,7 +61,7 @@ class Progressing:
     def ready(self) -> None:
         """Notes that hosts are up: time counts from here."""
         self._started = time.monotonic()
-        self._bar.update(self._task, words="training")
+        self._bar.reset(self._task, completed=self._done, words="training")
         if not self._console.is_terminal:
             print("hosts are ready", file=self._console.file, flush=True)
 
@@ -74,13 +72,23 @@ class Progressing:
             yield self
 
 
+def verdict(result: RunResult) -> str:
+    """The question's answer in a sentence: together against alone and against everything pooled."""
+    found = [f"Together {result.metrics.get('accuracy', float('nan')):.3f}"]
+    if "alone" in result.baselines:
+        alone, worst = result.baselines["alone"], result.baselines["alone_worst"]
+        found.append(f"alone {alone['accuracy']:.3f} on average ({worst['accuracy']:.3f} at worst)")
+    if "pooled" in result.baselines:
+        pooled = result.baselines["pooled"]["accuracy"]
+        found.append(f"with all records handed over {pooled:.3f}")
+    return "; ".join(found) + f". Privacy: {privacy_in_words(result)}."
+
+
 def closing_table(result: RunResult) -> Table:
-    """The table that a run ends with: what came out against training alone and pooled, and its
-    price.
-    """
+    """The table that a run ends with: against training alone and pooled, and the price of each."""
     table = Table(title=result.question or result.name, title_justify="left", show_edge=False)
     table.add_column("")
-    for heading in ("accuracy", "AUC", "privacy"):
+    for heading in ("accuracy", "AUC", "epsilon"):
         table.add_column(heading, justify="right")
     for name, metrics, privacy in _rows(result):
         table.add_row(
@@ -94,20 +102,20 @@ def closing_table(result: RunResult) -> Table:
 
 def _rows(result: RunResult) -> Iterator[tuple[str, dict[str, float], str]]:
     labels = {
-        "alone": "a client alone (mean)",
-        "alone_worst": "a client alone (worst)",
-        "pooled": "all records pooled",
+        "alone_worst": "a client alone, at worst",
+        "alone": "a client alone, on average",
     }
-    for key in ("alone_worst", "alone"):
+    for key, label in labels.items():
         if key in result.baselines:
-            yield labels[key], result.baselines[key], "records never leave, none needed"
-    yield f"federated, {result.protocol}", result.metrics, privacy_in_words(result)
+            yield label, result.baselines[key], "shares nothing"
+    price = f"{result.epsilon:.2f}" if result.privacy else "no claim"
+    yield f"federated ({result.protocol})", result.metrics, price
     if "pooled" in result.baselines:
-        yield labels["pooled"], result.baselines["pooled"], "none: every record is handed over"
+        yield "all records pooled", result.baselines["pooled"], "no privacy"
 
 
 def privacy_in_words(result: RunResult) -> str:
-    """The largest spend of each unit: "epsilon <= 2.91 a record, delta 1e-05"."""
+    """The largest spend of each unit, such as "epsilon <= 2.91 a record, delta 1e-05"."""
     units = dict.fromkeys(spend["unit"] for spend in result.privacy)
     parts = []
     for unit in units:
@@ -130,7 +138,7 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
             f"{result.bytes_up_per_client:,} (mean of {len(result.bytes_up)})",
         ),
         ("seconds in rounds", f"{result.seconds:.1f}"),
-        ("noise", result.randomness.split(":")[0]),
+        ("randomness", result.randomness.split(";")[0].split(",")[0]),
         ("model", f"sha256 {result.model_sha256[:16]}"),
     ]
 

@@ -56,7 +56,7 @@ class TensorBoard:
     def round(self, result: RoundResult) -> None:
         """Metrics, epsilon, survivors and dropouts, bytes, and seconds for each stage."""
         scalars = {f"metrics/{k}": v for k, v in result.metrics.items()}
-        scalars |= {f"privacy/epsilon_{unit}_meter": v for unit, v in result.epsilon.items()}
+        scalars |= {f"privacy/epsilon_{unit}": v for unit, v in result.epsilon.items()}
         scalars |= {f"seconds/{stage}": v for stage, v in result.seconds.items()}
         scalars |= {f"debug/{k} (outside the guarantee)": v for k, v in result.debug.items()}
         scalars |= {

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from codex_ray.records.console import client_table, closing_table, facts
+from codex_ray.records.console import client_table, closing_table, facts, verdict
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory, write_atomically
 
@@ -66,9 +66,13 @@ def _draw_privacy(axes: Any, result: RunResult, lines: list[dict[str, Any]]) -> 
         axes.set(xlabel="client", ylabel=f"epsilon of a {by_client[0]['unit']}")
         return
     for unit in {unit for line in lines for unit in line["epsilon"]}:
-        points = [(int(line["round"]) + 1, line["epsilon"][unit]) for line in lines]
+        points = [
+            (int(line["round"]) + 1, line["epsilon"][unit])
+            for line in lines
+            if unit in line["epsilon"]
+        ]
         axes.plot(*zip(*points, strict=True), color="#d9822b", lw=2)
-        axes.set(xlabel="round", ylabel=f"epsilon of a {unit} (RDP meter)")
+        axes.set(xlabel="round", ylabel=f"epsilon of a {unit}")
     axes.grid(alpha=0.3)
 
 
@@ -92,6 +96,7 @@ def _page(result: RunResult, picture: bytes) -> str:
     return (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(result.name)}</title>"
         f"<style>{STYLE}</style><h1>{html.escape(result.question or result.name)}</h1>"
+        f"<p>{html.escape(verdict(result))}</p>"
         f'{tables[0]}<img alt="accuracy and epsilon" src="data:image/png;base64,{image}">'
         f"<table>{rows}</table>{''.join(tables[1:])}"
         f"<h2>What epsilon rests on</h2><ul>{notes}</ul><h2>How it was accounted</h2><ul>{how}</ul>"

@@ -267,7 +267,7 @@ def test_python_objects_are_not_sent_to_hosts(silos: dict[str, Any], tmp_path: P
 
 
 def test_nothing_secret_is_in_what_ray_carries(silos: dict[str, Any]) -> None:
-    """The specification that goes to a host is the configuration, and an unseeded one holds no key."""
+    """What goes to a host is the configuration, and an unseeded one holds no key."""
     from codex_ray.config import resolved
 
     experiment = experiment_from(silos | {"seed": None})

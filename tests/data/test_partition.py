@@ -41,6 +41,16 @@ def test_small_alpha_gives_one_label_and_large_alpha_all():
         assert bounds[0] <= np.mean(largest) <= bounds[1]
 
 
+def test_proportions_follow_the_pool_and_leftovers_fall_to_anyone():
+    labels = np.repeat([0, 1], [700, 300])
+    shares = np.zeros(10)
+    for seed in range(200):
+        split = dirichlet_split(labels, [100] * 10, alpha=0.5, rng=generator(seed))
+        shares += [labels[part].mean() / 200 for part in split]
+    # One hospital's share has standard deviation below 0.5, so the mean of 200 below 0.036.
+    assert np.abs(shares - 0.3).max() < 4 * 0.036
+
+
 def test_split_refuses_more_than_there_is():
     with pytest.raises(DataError, match="ask for 6 records, but the pool holds 5"):
         dirichlet_split(np.zeros(5, np.int64), [3, 3], alpha=1.0, rng=generator(0))
