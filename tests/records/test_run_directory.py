@@ -1,0 +1,153 @@
+"""A crash leaves the old file or the new one; a checkpoint is read or refused, never guessed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dp_accounting as dp
+import pytest
+import torch
+
+from codex_ray.errors import RunDirectoryError
+from codex_ray.federation.state import RoundResult, ServerState, Totals
+from codex_ray.privacy.ledger import Ledger
+from codex_ray.records import run_directory
+from codex_ray.records.checkpoint import Checkpoints
+from codex_ray.records.observers import RoundLines
+from codex_ray.records.result import RunResult
+from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
+
+
+def state(round_: int = 3) -> ServerState:
+    ledger = Ledger("record", 1e-5)
+    ledger.charge(dp.PoissonSampledDpEvent(0.5, dp.GaussianDpEvent(2.0)), [0, 4])
+    return ServerState(
+        run=bytes(range(16)),
+        round=round_,
+        params=torch.randn(7, generator=torch.Generator().manual_seed(round_)),
+        optimiser=torch.arange(7, dtype=torch.float64) / 3,
+        ledgers=[ledger],
+        totals=Totals(dropped=2, masks_recovered=9, seconds=1.5, bytes_up={4: 10, 0: 3}),
+    )
+
+
+def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state())
+    back = checkpoints.load()
+    assert torch.equal(back.params, state().params)
+    assert torch.equal(back.optimiser, state().optimiser)
+    assert (back.run, back.round, back.ledgers, back.totals) == (
+        state().run,
+        3,
+        state().ledgers,
+        state().totals,
+    )
+
+
+def test_the_newest_of_the_last_two_is_loaded(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for number in (8, 9, 10, 11):
+        checkpoints.save(state(number))
+    assert checkpoints.load().round == 11
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_crash_while_writing_keeps_the_old_one(tmp_path: Path, monkeypatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_directory.os, "fsync", full)
+    with pytest.raises(RunDirectoryError, match="No space left"):
+        checkpoints.save(state(2))
+    assert checkpoints.load().round == 1
+    assert len(list(tmp_path.iterdir())) == 1, "a temporary file was left behind"
+
+
+@pytest.mark.parametrize("harm", ["cut", "foreign", "empty", "other version"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, harm: str) -> None:
+    from safetensors.torch import save
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1))
+    (file,) = tmp_path.iterdir()
+    content = {
+        "cut": file.read_bytes()[:-8],
+        "foreign": save({"weights": torch.zeros(3)}),
+        "empty": b"",
+        "other version": save(
+            {"params": torch.zeros(1), "optimiser": torch.zeros(1)},
+            metadata={"state": json.dumps({"format": "codex_ray checkpoint 99"})},
+        ),
+    }[harm]
+    file.write_bytes(content)
+    with pytest.raises(RunDirectoryError, match=file.name):
+        checkpoints.load()
+
+
+def test_no_checkpoint_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="holds no checkpoint"):
+        Checkpoints(tmp_path).load()
+
+
+def result(round_: int) -> RoundResult:
+    return RoundResult(
+        round=round_, attempts=1, cohort=3, survivors=3, dropped={}, aborted=None,
+        masks_recovered=0, bytes_up={"total": 0, "largest": 0}, seconds={}, epsilon={},
+        metrics={}, debug={},
+    )  # fmt: skip
+
+
+def test_a_resumed_journal_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "rounds.jsonl"
+    lines = RoundLines(file, first_round=0)
+    for number in range(4):
+        lines.round(result(number))
+    lines.close()
+    with file.open("ab") as half:
+        half.write(b'{"round": 4, "coh')  # the crash came in the middle of a line
+    lines = RoundLines(file, first_round=2)
+    lines.round(result(2))
+    lines.close()
+    assert [json.loads(line)["round"] for line in file.read_text().splitlines()] == [0, 1, 2]
+
+
+def test_json_has_no_nan_and_no_infinity() -> None:
+    text = to_json_bytes({"a": float("inf"), "b": [float("nan")], "c": {1: -float("inf")}})
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": "inf",
+        "b": ["nan"],
+        "c": {"1": "-inf"},
+    }
+
+
+def test_directories_are_never_taken_over(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    RunDirectory.create(run, config="name: one")
+    with pytest.raises(RunDirectoryError, match="holds another run"):
+        RunDirectory.create(run, config="name: two")
+    assert (run / "config.yaml").read_text() == "name: one"
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="is a file"):
+        RunDirectory.create(tmp_path / "file", config="")
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        RunDirectory.open(tmp_path)
+    with pytest.raises(RunDirectoryError, match="has not ended"):
+        RunResult.read(run)
+
+
+def test_the_next_directory_is_free(tmp_path: Path) -> None:
+    first = RunDirectory.next_under(tmp_path, "q")
+    first.mkdir()
+    assert (first.name, RunDirectory.next_under(tmp_path, "q").name) == ("q-001", "q-002")
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    write_atomically(file, b"old")
+    write_atomically(file, b"new")
+    assert file.read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 1
