@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codex_ray.experiment import Experiment, privacy_events
+from codex_ray.experiment import Experiment, check_budget, privacy_events
 from codex_ray.privacy.events import event_in_words, flatten
 from codex_ray.privacy.ledger import EVERYONE, Ledger, Unit
 
@@ -41,7 +41,12 @@ def costs(experiment: Experiment) -> Iterator[Cost]:
 
 
 def claims(experiment: Experiment) -> list[str]:
-    """In words, what one round costs each unit."""
+    """In words, what one round costs each unit; nothing where no noise is added.
+
+    Raises:
+        ConfigError: an epsilon is budgeted, but no noise is added.
+    """
+    check_budget(experiment)
     found = []
     for unit, event in privacy_events(experiment).items():
         inner, count = flatten(event)

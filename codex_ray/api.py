@@ -63,11 +63,14 @@ def run(
             path = Path(out) if out is not None else RunDirectory.next_under(RUNS, experiment.name)
             directory = RunDirectory.create(path, config=to_yaml(experiment))
             begin(assembled, directory)
-        for result in _rounds(assembled, directory):
-            if watch is not None:
-                watch(result)
-        found = finish(assembled, directory)
-        write_report(directory, found)
+        with directory.locked():
+            if resume is not None:
+                directory.reopen(config=to_yaml(experiment))
+            for result in _rounds(assembled, directory):
+                if watch is not None:
+                    watch(result)
+            found = finish(assembled, directory)
+            write_report(directory, found)
         return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codex_ray import __version__
-from codex_ray.errors import CodexRayError, InputError
+from codex_ray.errors import CodexRayError, ConfigError, InputError
 
 if TYPE_CHECKING:
     from codex_ray.federation.state import RoundResult
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"codex-ray: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
-    except CodexRayError as error:
+    except (CodexRayError, OSError) as error:
         print(f"codex-ray: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -119,9 +119,11 @@ def _run(arguments: argparse.Namespace) -> int:
             else:
                 result = run(experiment, out=out, watch=watch)
     except KeyboardInterrupt:
+        if not (out / "config.yaml").exists():
+            raise
         print(
-            "\ncodex-ray: interrupted; the last round is in a checkpoint: codex-ray run --resume "
-            f"{out}",
+            "\ncodex-ray: interrupted; the last round is in a checkpoint: "
+            f"codex-ray run --resume {out}",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -163,7 +165,7 @@ def _account(arguments: argparse.Namespace) -> int:
     from codex_ray.accounting import claims, costs
     from codex_ray.api import plan
     from codex_ray.config import parse_overrides
-    from codex_ray.privacy.ledger import ACCOUNTANT
+    from codex_ray.privacy.ledger import accountant_in_words
 
     experiment = plan(arguments.file, parse_overrides(arguments.set))
     console = Console()
@@ -175,7 +177,9 @@ def _account(arguments: argparse.Namespace) -> int:
         return 0
     for said in words:
         console.print(f"{experiment.name}: {said}", highlight=False)
-    table = Table(title=f"{ACCOUNTANT}, delta {experiment.budget.delta:g}, add or remove one")
+    table = Table(
+        title=f"{accountant_in_words()}, delta {experiment.budget.delta:g}, add or remove one"
+    )
     for heading in ("after round", "unit", "epsilon", "budget"):
         table.add_column(heading, justify="right")
     for cost in costs(experiment):
@@ -192,7 +196,12 @@ def _schema(arguments: argparse.Namespace) -> int:
     if arguments.out is None:
         print(text)
     else:
-        Path(arguments.out).write_text(text + "\n", encoding="utf-8")
+        try:
+            Path(arguments.out).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"--out {arguments.out}: cannot be written: {error.strerror}"
+            ) from None
     return 0
 
 

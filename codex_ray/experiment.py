@@ -54,7 +54,9 @@ class Cluster(Component):
     )
     address: str = Field(
         default="local",
-        description='"local" starts a Ray of its own; "auto" or "ray://..." joins a running one.',
+        pattern="^(local|auto|[^/]+:[0-9]+)$",
+        description='"local" starts a Ray of its own; "auto" or "host:port" joins a running one, '
+        "from one of its nodes.",
     )
     deadline: float = Field(
         default=600.0, gt=0, description="Seconds after which a silent host counts as lost."
@@ -205,13 +207,16 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     """
     given = given or Given()
     _check_given(experiment, given)
+    check_budget(experiment)
     randomness = Randomness.of(experiment.seed)
     dataset: FederatedDataset
     if given.data is not None:
         dataset = CheckedDataset(given.data, "the given data set")
     else:
         dataset = experiment.data.open(randomness.public)
-    experiment.federation.check(dataset.population)
+    experiment.federation.check(
+        dataset.population, rounds=experiment.rounds, delta=experiment.budget.delta
+    )
     if len(dataset.test()) == 0:
         raise ConfigError("data: the test set is empty, so nothing could be measured")
     if experiment.debug and experiment.seed is None:
@@ -246,6 +251,21 @@ def privacy_events(experiment: Experiment) -> dict[Unit, DpEvent]:
     if client is not None:
         events["client"] = client
     return events
+
+
+def check_budget(experiment: Experiment) -> None:
+    """Refuses a budget for a claim that nothing backs.
+
+    Raises:
+        ConfigError: an epsilon is set, but no noise is added anywhere.
+    """
+    private = experiment.trainer.kind == "dp_sgd" or experiment.federation.mechanism.kind != "none"
+    if experiment.budget.epsilon is not None and not private:
+        raise ConfigError(
+            f"budget.epsilon is {experiment.budget.epsilon:g}, but nothing adds noise: set it to "
+            "null, "
+            "or use trainer.kind: dp_sgd or federation.mechanism.kind: gaussian"
+        )
 
 
 def _check_given(experiment: Experiment, given: Given) -> None:

@@ -69,8 +69,8 @@ class Stream:
         return np.frombuffer(self.bytes(8 * count), dtype="<u8")
 
     def uniform(self, count: int) -> npt.NDArray[np.float64]:
-        """`count` uniforms on the open interval (0, 1): odd multiples of 2^-54."""
-        return ((self.words(count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        """`count` uniforms on the open interval (0, 1): odd multiples of 2^-53."""
+        return ((self.words(count) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
     def normal(self, count: int) -> npt.NDArray[np.float64]:
         """`count` standard normals by Box-Muller (1958) from pairs of uniforms, in float64.

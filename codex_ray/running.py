@@ -37,9 +37,11 @@ def rounds(
         evaluate=assembled.evaluate,
         evaluate_every=experiment.evaluate_every,
         journal=checkpoints,
+        replayable=experiment.seed is not None,
         debug=experiment.debug,
     )
-    first = state.round
+    # The last round is told of once more: the run may have been killed before it was.
+    first = max(0, state.round - 1)
     with ExitStack() as stack:
         stack.callback(transport.close)
         observers: list[Observer] = [
@@ -66,7 +68,6 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
     population = assembled.dataset.population
     spends = all_spends(assembled, state)
     words = UNSEEDED if experiment.seed is None else SIMULATION
-    sent = state.totals.bytes_up
     result = RunResult(
         name=experiment.name,
         question=experiment.question,
@@ -81,8 +82,8 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         clients=population,
         dropped_total=state.totals.dropped,
         masks_recovered=state.totals.masks_recovered,
-        bytes_up_per_client=round(sum(sent.values()) / max(1, len(sent))),
-        bytes_up=dict(sorted(sent.items())),
+        bytes_up_per_client=round(state.totals.bytes_total / population),
+        bytes_up=dict(sorted(state.totals.bytes_up.items())),
         model_sha256=parameters_sha256(state.params),
         seed=experiment.seed,
         randomness=words,
@@ -90,7 +91,7 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         directory=str(directory.path),
     )
     write_model(directory, state.params, assembled.model.names())
-    write_privacy(directory, spends, state=state, randomness=words)
+    write_privacy(directory, spends, ledgers=published(assembled, state), randomness=words)
     write_atomically(directory.result, to_json_bytes(result.model_dump(exclude={"directory"})))
     return result
 
@@ -98,10 +99,20 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
 def all_spends(assembled: Assembled, state: ServerState) -> list[PrivacySpend]:
     """What every holder of every ledger has spent, with the assumptions that it rests on."""
     found = []
-    for ledger in state.ledgers:
-        everyone = (EVERYONE,) if ledger.unit == "client" else range(assembled.dataset.population)
-        found += ledger.spends(everyone, assumptions=assumptions(assembled, ledger))
+    for ledger in published(assembled, state):
+        words = assumptions(assembled, ledger)
+        if EVERYONE in ledger.paid or ledger.unit == "client":
+            found += ledger.spends((EVERYONE,), assumptions=words)
+        else:
+            found += ledger.spends(range(assembled.dataset.population), assumptions=words)
     return found
+
+
+def published(assembled: Assembled, state: ServerState) -> list[Ledger]:
+    """The ledgers as they may be shown: where cohorts are hidden, nobody's number of rounds is."""
+    if not assembled.experiment.federation.hides_cohorts:
+        return state.ledgers
+    return [ledger.worst() for ledger in state.ledgers]
 
 
 def assumptions(assembled: Assembled, ledger: Ledger) -> tuple[str, ...]:
@@ -111,8 +122,7 @@ def assumptions(assembled: Assembled, ledger: Ledger) -> tuple[str, ...]:
     if ledger.unit == "record":
         said += [
             "covers whoever sees every update of this client by itself: no credit is taken for "
-            "secure "
-            "aggregation, for other clients' noise or for a hidden cohort",
+            "secure aggregation, for other clients' noise or for a hidden cohort",
             "a client pays for the rounds whose sum it is in; dropouts are drawn independently of "
             "the data",
         ]
@@ -120,8 +130,13 @@ def assumptions(assembled: Assembled, ledger: Ledger) -> tuple[str, ...]:
         said.append(
             "the coordinator is trusted to add the noise to the sum and to keep the sum to itself"
         )
-        if federation.sampler.kind == "poisson":
-            said.append("the cohort of each round stays hidden from whoever reads the result")
+    if federation.hides_cohorts:
+        said.append(
+            "the cohort of each round stays hidden from whoever reads the result: cohort sizes, "
+            "dropouts and bytes in rounds.jsonl and tensorboard/, and all of checkpoint/, are the "
+            "coordinator's own and outside the guarantee"
+        )
+    said.append("test metrics are exact: they cover nobody whose records are in the test set")
     said.append(
         "noise is floating-point Gaussian: attacks on its low-order bits are not covered (Mironov "
         "2012)"

@@ -71,7 +71,7 @@ def devices() -> dict[str, Any]:
         "model": {"kind": "linear", "outputs": 10},
         "trainer": {"kind": "sgd", "learning_rate": 0.1},
         "federation": {
-            "sampler": {"kind": "poisson", "rate": 0.4},
+            "sampler": {"kind": "poisson", "rate": 0.5},
             "protocol": {"kind": "secagg_plus"},
             "mechanism": {"kind": "gaussian", "clip_norm": 0.5, "noise_multiplier": 1.0},
             "dropouts": {"after_shares": 0.05},

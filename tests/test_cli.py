@@ -78,6 +78,7 @@ def test_set_overrides_any_field(file, tmp_path, capsys) -> None:
         ("federation.mechanism={kind: gaussian, clip_norm: 1, noise_multiplier: 1}|"
          "federation.sampler={kind: fixed, size: 4}", "no client-level event"),
         ("federation.protocol=3", "federation.protocol"),
+        ("cluster.address=ray://head:10001", "cluster.address: 'ray://head:10001' cannot be used"),
         ("rounds.a=3", "rounds is a value, not a section"),
     ],
 )  # fmt: skip
@@ -211,8 +212,10 @@ def test_account_prints_the_cost_of_every_round_and_where_the_budget_stops(file,
 
 
 def test_account_says_when_there_is_nothing_to_account(file, capsys) -> None:
-    sgd = "trainer={kind: sgd, learning_rate: 0.1}"
-    assert main(["account", str(file), "--set", sgd]) == 0
+    sgd = ["--set", "trainer={kind: sgd, learning_rate: 0.1}"]
+    assert main(["account", str(file), *sgd]) == 2
+    assert "nothing adds noise" in capsys.readouterr().err
+    assert main(["account", str(file), *sgd, "--set", "budget.epsilon=null"]) == 0
     assert "no privacy claim" in capsys.readouterr().out
 
 
@@ -233,6 +236,11 @@ def test_every_field_of_the_schema_says_what_it_is() -> None:
     for name, component in schema()["$defs"].items():
         for field, about in component.get("properties", {}).items():
             assert field == "kind" or about.get("description"), f"{name}.{field} says nothing"
+
+
+def test_a_place_that_cannot_be_written_is_named(capsys) -> None:
+    assert main(["schema", "--out", "/nonexistent/x.json"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_version_and_help(capsys) -> None:

@@ -19,13 +19,13 @@ if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
 import json
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from codex_ray.cluster.coordinator import Coordinator, read_round
-from codex_ray.cluster.transport import _cause
+from codex_ray.cluster.transport import cause_of
 from codex_ray.config import resolved
-from codex_ray.errors import ClusterError
+from codex_ray.errors import ClusterError, HostLost
 from codex_ray.experiment import Experiment
 from codex_ray.federation.state import RoundResult
 from codex_ray.records.run_directory import RunDirectory
@@ -79,7 +79,12 @@ def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[Roun
             for ref in stream:
                 line = ray.get(ref)
                 yield read_round(line) if line else None
-        except RayTaskError as error:
-            raise _cause(error) from error
+        except RayError as error:
+            cause = cause_of(error)
+            if isinstance(cause, HostLost):
+                raise ClusterError(
+                    f"the coordinator was lost ({cause}): codex-ray run --resume {directory.path}"
+                ) from error
+            raise cause from error
         finally:
             ray.kill(coordinator)

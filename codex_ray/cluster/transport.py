@@ -46,6 +46,7 @@ class RayTransport:
         self._pinned = population <= len(hosts)
         self._deadline = deadline
         self._place: dict[ClientId, int] = {}
+        self._silent: set[int] = set()
         self.lost: frozenset[ClientId] = frozenset()
 
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
@@ -68,26 +69,46 @@ class RayTransport:
         for _ in range(IN_FLIGHT):
             for host in todo:
                 self._submit(host, todo[host], free, outbox, shared, waiting)
-        expires = time.monotonic() + self._deadline
         lost: set[ClientId] = set()
         while waiting:
-            done, _ = ray.wait(list(waiting), timeout=max(0.0, expires - time.monotonic()))
-            if not done:
-                raise HostLost(f"hosts gave no answer for {self._deadline:g} s")
+            done, _ = ray.wait(list(waiting), timeout=self._deadline)
+            if not done:  # every host that still owes something has been silent for so long
+                self._silent |= {host for host, _ in waiting.values()}
+                reason = f"hosts {sorted(self._silent)} gave no answer for {self._deadline:g} s"
+                lost |= self._give_up(stage, reason, waiting, todo)
+                break
             for ref in done:
                 host, chunk = waiting.pop(ref)
                 try:
                     inbox |= ray.get(ref, timeout=self._deadline)
-                except (RayActorError, GetTimeoutError) as error:
-                    if stage < Stage.UNMASK:
-                        raise HostLost(f"host {host} was lost: {error}") from error
-                    # From the first unmask request on the survivor set is final: no second try.
-                    lost |= set(chunk.clients)
-                except RayTaskError as error:
-                    raise _cause(error) from error
+                except RayError as error:
+                    cause = cause_of(error)
+                    if not isinstance(cause, HostLost):
+                        raise cause from error
+                    lost |= self._give_up(stage, f"host {host}: {cause}", {ref: (host, chunk)}, {})
                 self._submit(host, todo[host], free, outbox, shared, waiting)
         self.lost = frozenset(lost)
         return inbox
+
+    def _give_up(
+        self,
+        stage: Stage,
+        reason: str,
+        waiting: dict[Any, tuple[int, _Chunk]],
+        todo: dict[int, deque[_Chunk]],
+    ) -> set[ClientId]:
+        """The clients whose hosts are lost, when the round can only go on without them.
+
+        From the first unmask request on the survivor set is final: there is no second try.
+
+        Raises:
+            HostLost: it is not final yet.
+        """
+        if stage < Stage.UNMASK:
+            raise HostLost(reason)
+        chunks = [chunk for _, chunk in waiting.values()]
+        chunks += [chunk for queue in todo.values() for chunk in queue]
+        return {client for chunk in chunks for client in chunk.clients}
 
     def _chunks(self, clients: list[ClientId], stage: Stage) -> list[_Chunk]:
         """The clients in chunks: to train, for whoever is free; afterwards, where they are."""
@@ -135,12 +156,15 @@ class RayTransport:
         waiting[ref] = (host, chunk)
 
     def recover(self) -> None:
-        """Waits until every host answers again: Ray restarts a dead one, and it builds itself anew.
+        """Waits until every host answers again: a dead or hung one is started anew by Ray.
 
         Raises:
             ClusterError: a host does not come back before the deadline.
         """
         self._place.clear()
+        for host in self._silent:  # a hung process does not die by itself
+            ray.kill(self._hosts[host], no_restart=False)
+        self._silent.clear()
         await_ready(self._hosts, deadline=self._deadline)
 
     def close(self) -> None:
@@ -163,7 +187,7 @@ def await_ready(hosts: Sequence[Any], *, deadline: float) -> None:
                 ray.get(actor.ready.remote(), timeout=max(0.1, expires - time.monotonic()))
                 break
             except RayTaskError as error:
-                raise _cause(error) from error
+                raise cause_of(error) from error
             except GetTimeoutError:
                 have = ray.cluster_resources()
                 raise ClusterError(
@@ -175,20 +199,23 @@ def await_ready(hosts: Sequence[Any], *, deadline: float) -> None:
             except RayActorError as error:
                 cause = getattr(error, "cause", None) or error
                 if "creation task" in str(error):
-                    raise _cause(error) from error
+                    raise cause_of(error) from error
                 if time.monotonic() > expires:
                     raise ClusterError(f"host {number} keeps dying: {cause}") from error
                 time.sleep(0.2)  # Ray is restarting it
 
 
-def _cause(error: RayError) -> CodexRayError:
-    """The error that a host raised on purpose, or one that says where it broke."""
+def cause_of(error: RayError) -> CodexRayError:
+    """The error that an actor raised on purpose, or one that says in a line what became of it."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, CodexRayError):
         return cause
     if isinstance(error, CodexRayError):
         return error
-    return ClusterError(f"a host failed: {error}")
+    last = (str(cause or error).strip().splitlines() or [type(error).__name__])[-1]
+    if isinstance(error, RayTaskError):
+        return ClusterError(f"an actor failed: {type(cause or error).__name__}: {last}")
+    return HostLost(f"{type(error).__name__}: {last}")
 
 
 def _plain(frame: Frame) -> bytes:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from codex_ray.errors import ProtocolError
+from codex_ray.errors import HostLost, ProtocolError
 from codex_ray.federation.messages import DebugReport, DebugRequest, Trained, TrainTask
 from codex_ray.privacy.mechanisms import PrivacyMechanism
 from codex_ray.privacy.quantisation import FixedPoint
 from codex_ray.secagg.protocols import SumProtocol
 from codex_ray.types import ClientId, SessionContext
 from codex_ray.wire import Frame, Message, read_frame
+
+LOG = logging.getLogger(__name__)
 
 
 class LocalTrainer(Protocol):
@@ -51,6 +55,15 @@ class _Client:
     encoded_norm: float
 
 
+@contextmanager
+def _refusing(client: ClientId) -> Iterator[None]:
+    """Turns a refusal into silence; the log says why, and holds nothing secret."""
+    try:
+        yield
+    except ProtocolError as refusal:
+        LOG.warning("client %d gives no answer: %s", client, refusal)
+
+
 class Host:
     """Carries clients: trains them, and answers for each of them and for it alone.
 
@@ -75,7 +88,13 @@ class Host:
         self._clients: dict[ClientId, _Client] = {}
 
     def handle(self, frames: Mapping[ClientId, Frame]) -> dict[ClientId, bytes]:
-        """The reply of each client that was sent a frame, in increasing order of the client."""
+        """The reply of each client that was sent a frame, in increasing order of the client.
+
+        A client that refuses says nothing: to the server it has dropped out.
+
+        Raises:
+            HostLost: a client is asked to sum that was not trained on this host.
+        """
         read: dict[int, Message] = {}  # a broadcast is one frame for all: decode it once
         tasks: dict[int, list[ClientId]] = {}
         replies: dict[ClientId, Message] = {}
@@ -87,24 +106,18 @@ class Host:
             if isinstance(message, TrainTask):
                 tasks.setdefault(id(frame), []).append(client)
             else:
-                replies[client] = self._answer(client, message)
-        for key, clients in tasks.items():
+                with _refusing(client):
+                    replies[client] = self._answer(client, message)
+        for key, asked in tasks.items():
             task = read[key]
             assert isinstance(task, TrainTask)
+            clients = [client for client in asked if self._is_new(client, task)]
             self._train(task, clients)
             replies |= dict.fromkeys(clients, Trained())
         return {client: replies[client].to_frame() for client in sorted(replies)}
 
     def _train(self, task: TrainTask, clients: list[ClientId]) -> None:
         """Trains `clients` and opens a session for each, over its encoded update."""
-        for client in clients:
-            held = self._clients.get(client)
-            if held is not None and (task.round, task.attempt) <= held.task:
-                raise ProtocolError(
-                    f"client {client} has answered round {held.task[0]}, attempt {held.task[1]}; "
-                    "it does "
-                    f"not train again for round {task.round}, attempt {task.attempt}"
-                )
         params = torch.from_numpy(np.require(task.params, requirements=["W"]))
         updates = self._trainer.train(params, clients, task.round)  # [n, d]
         context = SessionContext(
@@ -123,10 +136,19 @@ class Host:
                 encoded_norm=float(torch.linalg.vector_norm(self._grid.decode(summand))),
             )
 
+    def _is_new(self, client: ClientId, task: TrainTask) -> bool:
+        """Whether the client has not yet answered this attempt or a later one.
+
+        Two summands of one attempt, over two models, would show an update by subtraction.
+        """
+        held = self._clients.get(client)
+        return held is None or (task.round, task.attempt) > held.task
+
     def _answer(self, client: ClientId, message: Message) -> Message:
         held = self._clients.get(client)
         if held is None:
-            raise ProtocolError(f"client {client} was asked to sum before it was asked to train")
+            # The host that trained it is gone, and this one has taken its place.
+            raise HostLost(f"client {client} was not trained here")
         if isinstance(message, DebugRequest):
             if not self._debug:
                 raise ProtocolError("debug figures were asked for in a run that has debug off")

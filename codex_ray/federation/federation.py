@@ -13,6 +13,7 @@ from codex_ray.federation.faults import Dropouts
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
 from codex_ray.privacy.quantisation import FixedPoint
+from codex_ray.secagg.parameters import SMALLEST_COHORT
 from codex_ray.secagg.protocols import Clear, Ideal, SecAgg, SecAggPlus
 from codex_ray.types import Component
 
@@ -47,13 +48,22 @@ class Federation(Component):
             dimension=dimension, summands=max(1, self.sampler.largest(population))
         )
 
+    @property
+    def hides_cohorts(self) -> bool:
+        """Whether the claim rests on nobody learning who was in a round."""
+        return self.mechanism.kind != "none" and self.sampler.kind != "all"
+
     def client_event(self) -> DpEvent | None:
         """What one round costs a client; None when no client-level claim is made."""
         inner = self.mechanism.event()
         return None if inner is None else self.sampler.event(inner)
 
-    def check(self, population: int) -> None:
+    def check(self, population: int, *, rounds: int, delta: float) -> None:
         """Refuses what cannot run on this population, before anything does.
+
+        Under a client-level claim a cohort that is too small for a secure sum must be all but
+        impossible: that its round has no sum would show who was there, and no event accounts for
+        it.
 
         Raises:
             ConfigError: it names the field and the remedy.
@@ -62,5 +72,17 @@ class Federation(Component):
             raise ConfigError("data.clients is 0: a federation needs a client")
         self.sampler.check(population)
         self.protocol.check(math.floor(self.sampler.expected(population)))
-        if self.mechanism.kind != "none" and isinstance(self.sampler, FixedSize):
+        if self.mechanism.kind == "none":
+            return
+        if isinstance(self.sampler, FixedSize):
             self.client_event()
+        if self.protocol.kind != "clear":
+            small = self.sampler.chance_below(SMALLEST_COHORT, population)
+            if rounds * small > delta / 10:
+                raise ConfigError(
+                    f"federation.sampler: a cohort is smaller than {SMALLEST_COHORT} with "
+                    "probability "
+                    f"{small:.1e} a round, and a round without a sum shows who was there: raise "
+                    "the "
+                    "rate or the population"
+                )

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from codex_ray.errors import SumAborted
+from codex_ray.errors import ProtocolError, SumAborted
 from codex_ray.federation.federation import Federation
-from codex_ray.federation.messages import DebugReport, DebugRequest, Trained, TrainTask
+from codex_ray.federation.messages import DebugReport, DebugRequest, TrainTask
 from codex_ray.federation.state import ServerState, holders_of
 from codex_ray.federation.transport import Transport
 from codex_ray.privacy.ledger import Ledger, Unit
 from codex_ray.privacy.quantisation import FixedPoint
 from codex_ray.randomness import Randomness
 from codex_ray.types import ClientId, GroupSum, SessionContext, SessionResult, Stage
-from codex_ray.wire import kind_of, read_frame
+from codex_ray.wire import Message, kind_of, read_frame
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+
+LOG = logging.getLogger(__name__)
 
 
 class BudgetSpent(Exception):  # noqa: N818  # the end of a run, not an error
@@ -65,24 +69,25 @@ class Round:
     randomness: Randomness
     transport: Transport
 
-    def run(self, state: ServerState, *, attempt: int) -> tuple[ServerState, RoundTrace]:
-        """The state after round `state.round`, and what the server saw of it. `state` stays as it
-        was.
+    def run(
+        self, state: ServerState, *, cohort: tuple[ClientId, ...], attempt: int
+    ) -> tuple[ServerState, RoundTrace]:
+        """The state after round `state.round`, and what the server saw of it.
+
+        `state` itself stays as it was.
 
         Raises:
-            BudgetSpent: the round's worst case does not fit the budget; nothing was asked of
-            anyone.
             HostLost: try again with the next attempt.
         """
-        trace = RoundTrace(cohort=self._cohort(state))
-        self._reserve(state, trace.cohort)
+        trace = RoundTrace(cohort=cohort)
         with trace.timed("train"):
             context = self._train(state, attempt, trace)
         with trace.timed("sum"):
             group = self._sum(context, trace)
         ledgers = self._settle(state.ledgers, trace)
+        after = replace(state, round=state.round + 1, ledgers=ledgers)
         if group is None:
-            return _next(state, state.params, state.optimiser, ledgers), trace
+            return after, trace
         with trace.timed("release"):
             federation = self.federation
             update = federation.mechanism.release(
@@ -92,30 +97,34 @@ class Round:
                 noise=self.randomness.secret.stream("release", state.round),
             )
             params, optimiser = federation.algorithm.step(state.params, update, state.optimiser)
-        return _next(state, params, optimiser, ledgers), trace
+        return replace(after, params=params, optimiser=optimiser), trace
 
-    def _cohort(self, state: ServerState) -> tuple[ClientId, ...]:
+    def sample(self, state: ServerState) -> tuple[ClientId, ...]:
+        """The cohort of round `state.round`."""
         stream = self.randomness.secret.stream("cohort", state.round)
         return self.federation.sampler.sample(self.population, stream)
 
-    def _reserve(self, state: ServerState, cohort: tuple[ClientId, ...]) -> None:
-        """Checks that everyone could pay for the round if it went to its end."""
+    def reserve(self, state: ServerState, cohort: tuple[ClientId, ...]) -> ServerState:
+        """The state in which everyone in the cohort has paid for the round, its worst case.
+
+        Raises:
+            BudgetSpent: somebody cannot; nothing was asked of anyone.
+        """
         for ledger in state.ledgers:
             holders = holders_of(ledger, cohort)
             event = self.events[ledger.unit]
             if self.budget is not None and not ledger.affords(event, holders, self.budget):
                 raise BudgetSpent(
                     f"round {state.round} could take the {ledger.unit}-level epsilon past the "
-                    "budget of "
-                    f"{self.budget:g}"
+                    f"budget of {self.budget:g}"
                 )
+        return replace(state, ledgers=self._charged(state.ledgers, cohort))
 
     def _train(self, state: ServerState, attempt: int, trace: RoundTrace) -> SessionContext:
         """Lets the cohort train; the updates stay with the clients."""
         params = state.params.numpy()
         task = TrainTask(state.run, state.round, attempt, params).to_frame()
-        for frame in self._exchange(dict.fromkeys(trace.cohort, task), trace).values():
-            Trained.from_frame(frame)
+        self._exchange(dict.fromkeys(trace.cohort, task), trace)
         digest = hashlib.sha256(np.ascontiguousarray(params).tobytes()).digest()
         return SessionContext(state.run, state.round, attempt, digest, len(params))
 
@@ -130,11 +139,11 @@ class Round:
         try:
             outbox = next(session)
             while True:
-                frames = self._exchange({c: m.to_frame() for c, m in outbox.items()}, trace)
-                outbox = session.send({c: read_frame(f) for c, f in frames.items()})
+                inbox = self._exchange({c: m.to_frame() for c, m in outbox.items()}, trace)
+                outbox = session.send(inbox)
         except StopIteration as stop:
             result: SessionResult = stop.value
-        except SumAborted as reason:
+        except (SumAborted, ProtocolError) as reason:
             trace.aborted = str(reason)
             return None
         trace.members, trace.masks_recovered = result.members, result.masks_recovered
@@ -143,33 +152,41 @@ class Round:
             total += group.total
         return GroupSum(result.members, total)
 
-    def _exchange(self, outbox: dict[ClientId, bytes], trace: RoundTrace) -> dict[ClientId, bytes]:
-        """One trip over the seam: the replies, with the bytes sent and the silence written down."""
-        inbox = self.transport.exchange(outbox)
-        stages = {client: kind_of(frame).stage for client, frame in outbox.items()}
-        for client, stage in stages.items():
+    def _exchange(
+        self, outbox: dict[ClientId, bytes], trace: RoundTrace
+    ) -> dict[ClientId, Message]:
+        """One trip over the seam: the replies, with the bytes sent and the silence written down.
+
+        A frame that cannot be read is no reply: its client has dropped out.
+        """
+        frames = self.transport.exchange(outbox)
+        inbox: dict[ClientId, Message] = {}
+        for client in sorted(frames.keys() & outbox.keys()):
+            trace.bytes_up[client] = trace.bytes_up.get(client, 0) + len(frames[client])
+            try:
+                inbox[client] = read_frame(frames[client])
+            except ProtocolError as error:
+                LOG.warning("client %d sent a frame that cannot be read: %s", client, error)
+        for client, frame in outbox.items():
             if client not in inbox and client not in self.transport.lost:
-                trace.silent.setdefault(client, stage)
-        for client, frame in inbox.items():
-            trace.bytes_up[client] = trace.bytes_up.get(client, 0) + len(frame)
-        return {client: inbox[client] for client in sorted(inbox)}
+                trace.silent.setdefault(client, kind_of(frame).stage)
+        return inbox
 
     def _settle(self, ledgers: list[Ledger], trace: RoundTrace) -> list[Ledger]:
-        """The ledgers after the round: the survivors pay, and after an abort everyone who was
-        asked.
+        """The ledgers after the round: the survivors pay, or, after an abort, everyone asked.
 
         Dropouts are drawn independently of the data, so a client whose summand is in no sum has
         paid nothing. What an abandoned session showed depends on where it stopped: the reservation
         stands.
         """
-        paid = trace.cohort if trace.aborted is not None else trace.members
-        settled = [
-            Ledger(led.unit, led.delta, {h: dict(c) for h, c in led.paid.items()})
-            for led in ledgers
-        ]
-        for ledger in settled:
-            ledger.charge(self.events[ledger.unit], holders_of(ledger, paid))
-        return settled
+        return self._charged(ledgers, trace.cohort if trace.aborted else trace.members)
+
+    def _charged(self, ledgers: list[Ledger], clients: tuple[ClientId, ...]) -> list[Ledger]:
+        """Copies of the ledgers in which a round of `clients` is paid for."""
+        charged = deepcopy(ledgers)
+        for ledger in charged:
+            ledger.charge(self.events[ledger.unit], holders_of(ledger, clients))
+        return charged
 
     def debug_figures(self, trace: RoundTrace) -> dict[str, float]:
         """Over the simulator's own channel: the cohort's update norms. Outside the guarantee."""
@@ -183,16 +200,3 @@ class Round:
             "update_norm": float(before.mean()),
             "clipped_fraction": float(np.mean(after < before * (1 - 1e-3))),
         }
-
-
-def _next(
-    state: ServerState, params: torch.Tensor, optimiser: torch.Tensor, ledgers: list[Ledger]
-) -> ServerState:
-    return ServerState(
-        run=state.run,
-        round=state.round + 1,
-        params=params,
-        optimiser=optimiser,
-        ledgers=ledgers,
-        totals=state.totals,
-    )

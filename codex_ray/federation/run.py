@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,14 +26,6 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What an evaluation found: test metrics, and the largest epsilon of each unit."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    epsilon: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Run:
     """A round, repeated.
 
@@ -44,6 +36,7 @@ class Run:
         evaluate_every: how many rounds lie between two evaluations; the last round always has one.
         journal: where each round is persisted before it is published.
         attempts: how often a round is tried when hosts are lost.
+        replayable: whether a second try of a round draws the noise of the first (a seeded run).
         debug: whether the simulator's own channel is used.
     """
 
@@ -52,64 +45,82 @@ class Run:
     evaluate: Evaluate
     evaluate_every: int
     journal: Journal
+    replayable: bool
     attempts: int = 5
     debug: bool = False
 
     def results(self, state: ServerState) -> Iterator[tuple[ServerState, RoundResult]]:
         """(state, result) after each round, from `state` on, already persisted.
 
+        A state that comes from a checkpoint first tells of its last round once more, in case the
+        run was killed before it could.
+
         Raises:
             HostLost: a round failed in all its attempts.
         """
+        if state.last is not None:
+            yield state, self._measured(state, state.last)
         while state.round < self.rounds:
             started = time.perf_counter()
             try:
                 state, trace, attempts = self._one(state)
             except BudgetSpent:
                 return
-            measured = Measured()
-            if state.round == self.rounds or state.round % self.evaluate_every == 0:
-                with trace.timed("evaluate"):
-                    epsilon = {str(ledger.unit): ledger.largest() for ledger in state.ledgers}
-                    measured = Measured(self.evaluate(state.params), epsilon)
             figures = self.round.debug_figures(trace) if self.debug else {}
-            state.totals = _added(state.totals, trace, time.perf_counter() - started)
+            state.last = _result(state, trace, attempts, figures)
+            state.totals = self._added(state.totals, trace, time.perf_counter() - started)
             self.journal.save(state)
-            yield state, _result(state, trace, attempts, measured, figures)
+            yield state, self._measured(state, state.last)
 
     def _one(self, state: ServerState) -> tuple[ServerState, RoundTrace, int]:
         """One round, tried again for as long as hosts are lost in it and not too often.
 
         A lost host is no dropout: the whole cohort starts over, under keys bound to the new
-        attempt.
+        attempt. Where noise cannot be replayed, every attempt pays, and its worst case is persisted
+        before anything is asked of anyone: what a killed attempt has shown is shown.
         """
         for attempt in range(self.attempts):
+            cohort = self.round.sample(state)
+            reserved = self.round.reserve(state, cohort)
+            if not self.replayable:
+                self.journal.save(reserved)
             try:
-                after, trace = self.round.run(state, attempt=attempt)
+                after, trace = self.round.run(state, cohort=cohort, attempt=attempt)
                 return after, trace, attempt + 1
             except HostLost:
                 if attempt + 1 == self.attempts:
                     raise
+                state = state if self.replayable else reserved
                 self.round.transport.recover()
         raise AssertionError("a run has at least one attempt")
 
+    def _measured(self, state: ServerState, result: RoundResult) -> RoundResult:
+        """The result with its metrics and epsilon, in rounds that are evaluated."""
+        if state.round != self.rounds and state.round % self.evaluate_every:
+            return result
+        started = time.perf_counter()
+        epsilon = {str(ledger.unit): ledger.largest() for ledger in state.ledgers}
+        metrics = self.evaluate(state.params)
+        spent = {"evaluate": round(time.perf_counter() - started, 4)}
+        return replace(result, metrics=metrics, epsilon=epsilon, seconds=result.seconds | spent)
 
-def _added(totals: Totals, trace: RoundTrace, seconds: float) -> Totals:
-    after = deepcopy(totals)
-    after.dropped += len(trace.silent)
-    after.aborted += trace.aborted is not None
-    after.masks_recovered += trace.masks_recovered
-    after.seconds += seconds
-    for client, count in trace.bytes_up.items():
-        after.bytes_up[client] = after.bytes_up.get(client, 0) + count
-    return after
+    def _added(self, totals: Totals, trace: RoundTrace, seconds: float) -> Totals:
+        after = deepcopy(totals)
+        after.dropped += len(trace.silent)
+        after.aborted += trace.aborted is not None
+        after.masks_recovered += trace.masks_recovered
+        after.seconds += seconds
+        for client, count in trace.bytes_up.items():
+            after.bytes_total += count
+            if not self.round.federation.hides_cohorts:
+                after.bytes_up[client] = after.bytes_up.get(client, 0) + count
+        return after
 
 
 def _result(
     state: ServerState,
     trace: RoundTrace,
     attempts: int,
-    measured: Measured,
     figures: dict[str, float],
 ) -> RoundResult:
     sent = trace.bytes_up.values()
@@ -123,7 +134,7 @@ def _result(
         masks_recovered=trace.masks_recovered,
         bytes_up={"total": sum(sent), "largest": max(sent, default=0)},
         seconds={stage: round(spent, 4) for stage, spent in trace.seconds.items()},
-        epsilon=measured.epsilon,
-        metrics=measured.metrics,
+        epsilon={},
+        metrics={},
         debug=figures,
     )

@@ -36,6 +36,10 @@ class Sampler(Protocol):
         """A size that no cohort exceeds (for Poisson: with probability below 2^-60)."""
         ...
 
+    def chance_below(self, size: int, population: int) -> float:
+        """The probability that a non-empty cohort has fewer than `size` clients."""
+        ...
+
     def event(self, inner: DpEvent) -> DpEvent:
         """What a round costs a client when the sum over its cohort costs `inner`."""
         ...
@@ -61,6 +65,10 @@ class EveryClient(Component):
     def largest(self, population: int) -> int:
         """The population."""
         return population
+
+    def chance_below(self, size: int, population: int) -> float:
+        """0 or 1: every cohort is the population."""
+        return float(0 < population < size)
 
     def event(self, inner: DpEvent) -> DpEvent:
         """`inner`, unchanged."""
@@ -89,6 +97,13 @@ class PoissonCohorts(Component):
         mean = self.expected(population)
         return min(population, math.ceil(mean + 10 * math.sqrt(mean) + 30))
 
+    def chance_below(self, size: int, population: int) -> float:
+        """The binomial probability of 1 to size - 1; an empty cohort is released like any other."""
+        return sum(
+            math.comb(population, k) * self.rate**k * (1 - self.rate) ** (population - k)
+            for k in range(1, min(size, population + 1))
+        )
+
     def event(self, inner: DpEvent) -> DpEvent:
         """`inner` under Poisson sampling at this rate."""
         from dp_accounting import PoissonSampledDpEvent  # slow to import, and hosts never account
@@ -116,6 +131,10 @@ class FixedSize(Component):
     def largest(self, population: int) -> int:
         """`size`."""
         return self.size
+
+    def chance_below(self, size: int, population: int) -> float:
+        """0 or 1: every cohort has the same size."""
+        return float(self.size < size)
 
     def event(self, inner: DpEvent) -> DpEvent:
         """Always an error: with one client more, another one leaves the cohort, so the sum moves by

@@ -54,12 +54,17 @@ class RoundResult:
 
 @dataclass
 class Totals:
-    """What a run has added up, for its result."""
+    """What a run has added up, for its result.
+
+    `bytes_up` has each client's bytes, and stays empty where cohorts must stay hidden: how much a
+    client sent tells in how many rounds it was.
+    """
 
     dropped: int = 0
     aborted: int = 0
     masks_recovered: int = 0
     seconds: float = 0.0
+    bytes_total: int = 0
     bytes_up: dict[ClientId, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +88,8 @@ class ServerState:
         optimiser: the algorithm's state [d], float64.
         ledgers: one for each unit that a claim is made for.
         totals: added up over the rounds so far.
+        last: the round before, as it was before it was evaluated: a run that was killed between
+            persisting a round and telling of it tells of it when it is resumed.
     """
 
     run: bytes
@@ -91,6 +98,7 @@ class ServerState:
     optimiser: torch.Tensor
     ledgers: list[Ledger]
     totals: Totals = field(default_factory=Totals)
+    last: RoundResult | None = None
 
 
 def count_dropped(silent: dict[ClientId, Stage]) -> dict[str, int]:

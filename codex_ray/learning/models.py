@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -192,7 +193,8 @@ def given_model(
         ModelError: neither came, or the module does not fit the records.
     """
     if isinstance(given, nn.Module):
-        return Model(given, example=example)
+        # A copy: training, hooks and baselines must not change what the caller holds.
+        return Model(deepcopy(given), example=example)
     if not callable(given):
         raise ModelError(f"model: {name} is a {type(given).__name__}, not a torch.nn.Module")
     module = _initialised(given, public)

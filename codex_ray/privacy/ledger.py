@@ -26,8 +26,7 @@ from codex_ray.types import ClientId
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-DISCRETISATION = 1e-3
-ACCOUNTANT = f"PLD (dp-accounting {version('dp-accounting')}, discretisation {DISCRETISATION:g})"
+DISCRETISATIONS = (1e-3, 1e-4, 1e-5)
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
 """Integer orders have a closed form; fractional ones are slow, and do not always converge."""
 EVERYONE = -1
@@ -35,6 +34,11 @@ EVERYONE = -1
 
 Unit = Literal["record", "client"]
 Entries: TypeAlias = "tuple[tuple[DpEvent, int], ...]"
+
+
+def accountant_in_words(discretisation: float = DISCRETISATIONS[0]) -> str:
+    """Which accountant gave an epsilon, with its version and grid."""
+    return f"PLD (dp-accounting {version('dp-accounting')}, discretisation {discretisation:g})"
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,36 @@ class PrivacySpend:
 
 
 @lru_cache(maxsize=4096)
-def epsilon_of(entries: Entries, delta: float) -> float:
-    """Epsilon of the composed `entries` at `delta`, add-or-remove-one, by PLD; infinite without
-    noise.
+def accounted(entries: Entries, delta: float) -> tuple[float, float]:
+    """(epsilon, discretisation) of the composed `entries` at `delta`, add-or-remove-one, by PLD.
+
+    The discretisation is refined by tens for as long as PLD comes out above RDP, which is an upper
+    bound itself: then the grid, and not the mechanism, makes the number. Infinite without noise.
+
+    Raises:
+        PrivacyError: at the finest grid the two still disagree by more than 1 %.
     """
+    bound = epsilon_bound(entries, delta)
+    for discretisation in DISCRETISATIONS:
+        epsilon = _pld(entries, delta, discretisation)
+        if epsilon <= bound * 1.01:
+            return epsilon, discretisation
+    raise PrivacyError(
+        f"PLD gives epsilon {epsilon:.4f} where RDP proves {bound:.4f}: no discretisation down to "
+        f"{discretisation:g} is fine enough for this ledger"
+    )
+
+
+def epsilon_of(entries: Entries, delta: float) -> float:
+    """The epsilon that is reported for `entries`: see `accounted`."""
+    return accounted(entries, delta)[0] if entries else 0.0
+
+
+def _pld(entries: Entries, delta: float, discretisation: float) -> float:
     from dp_accounting import NeighboringRelation  # slow to import, and hosts never account
     from dp_accounting.pld import PLDAccountant
 
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, DISCRETISATION)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, discretisation)
     for event, count in entries:
         accountant.compose(event, count)
     return float(accountant.get_epsilon(delta))
@@ -80,10 +106,8 @@ def _rdp_curve(event: DpEvent) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.
     return np.asarray(accountant.orders), np.asarray(accountant.rdp)
 
 
-def epsilon_meter(entries: Entries, delta: float) -> float:
-    """The RDP epsilon of the same composition: at least `epsilon_of`, and cheap enough for every
-    round.
-    """
+def epsilon_bound(entries: Entries, delta: float) -> float:
+    """The RDP epsilon of the same composition: an upper bound that is cheap to have."""
     from dp_accounting.rdp import compute_epsilon
 
     if not entries:
@@ -126,7 +150,8 @@ class Ledger:
     def affords(self, event: DpEvent, holders: Iterable[ClientId], budget: float) -> bool:
         """Whether every holder could pay `event` once more and stay within the epsilon `budget`."""
         for entries in {self.entries(holder, extra=event) for holder in holders}:
-            if epsilon_meter(entries, self.delta) <= budget:
+            # The reported epsilon may lie a hundredth above the bound, and it is what must fit.
+            if epsilon_bound(entries, self.delta) * 1.01 <= budget:
                 continue
             if epsilon_of(entries, self.delta) > budget:
                 return False
@@ -143,7 +168,7 @@ class Ledger:
         """The epsilon of the holder who has spent most; 0 while nobody has paid."""
         all_counts = {frozenset(counts.items()) for counts in self.paid.values()}
         most = [
-            tuple(counts)
+            tuple(sorted(counts, key=repr))
             for counts in all_counts
             if not any(counts != other and _within(counts, other) for other in all_counts)
         ]
@@ -155,32 +180,33 @@ class Ledger:
         """The reported spend of each holder, in increasing order.
 
         Raises:
-            PrivacyError: RDP, an upper bound, came out below PLD: the discretisation is too coarse.
+            PrivacyError: no discretisation is fine enough.
         """
         return [self._spend(holder, assumptions) for holder in sorted(holders)]
 
     def _spend(self, holder: ClientId, assumptions: tuple[str, ...]) -> PrivacySpend:
         entries = self.entries(holder)
-        epsilon = epsilon_of(entries, self.delta) if entries else 0.0
-        meter = epsilon_meter(entries, self.delta)
-        if meter < epsilon * 0.99 - 1e-3:
-            raise PrivacyError(
-                f"the RDP bound {meter:.4f} is below the PLD epsilon {epsilon:.4f}: the "
-                "discretisation "
-                f"{DISCRETISATION:g} is too coarse for this ledger"
-            )
+        epsilon, grid = accounted(entries, self.delta) if entries else (0.0, DISCRETISATIONS[0])
         sampling = "; ".join(f"{count} x {event_in_words(event)}" for event, count in entries)
         return PrivacySpend(
             unit=self.unit,
             client=None if holder == EVERYONE else holder,
             epsilon=epsilon,
             delta=self.delta,
-            accountant=ACCOUNTANT,
+            accountant=accountant_in_words(grid),
             neighbouring_relation="add_or_remove_one",
             sampling=sampling or "nothing released",
             releases=sum(count for _, count in entries),
             assumptions=assumptions,
         )
+
+    def worst(self) -> Ledger:
+        """A ledger of one holder, who has paid each event as often as anyone has."""
+        counts: dict[DpEvent, int] = {}
+        for paid in self.paid.values():
+            for event, count in paid.items():
+                counts[event] = max(count, counts.get(event, 0))
+        return Ledger(self.unit, self.delta, {EVERYONE: counts})
 
     def to_json(self) -> dict[str, Any]:
         """The ledger as plain data, for a checkpoint."""

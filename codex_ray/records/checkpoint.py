@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from codex_ray.errors import PrivacyError, RunDirectoryError
-from codex_ray.federation.state import ServerState, Totals
+from codex_ray.federation.state import RoundResult, ServerState, Totals
 from codex_ray.privacy.ledger import Ledger
 from codex_ray.records.run_directory import write_atomically
 
@@ -38,6 +38,7 @@ class Checkpoints:
             "round": state.round,
             "ledgers": [ledger.to_json() for ledger in state.ledgers],
             "totals": state.totals.to_json(),
+            "last": state.last.to_json() if state.last is not None else None,
         }
         tensors = {"params": state.params, "optimiser": state.optimiser}
         content = save(tensors, metadata={"state": json.dumps(about)})
@@ -76,6 +77,7 @@ def _read(file: Path) -> ServerState:
             optimiser=tensors["optimiser"].to(torch.float64),
             ledgers=[Ledger.from_json(data) for data in about["ledgers"]],
             totals=Totals.from_json(about["totals"]),
+            last=RoundResult(**about["last"]) if about["last"] is not None else None,
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, PrivacyError) as error:
         raise RunDirectoryError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,7 @@ class RoundLines:
         kept = []
         if file.exists():
             for line in file.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n") and json.loads(line)["round"] < first_round:
+                if _round_of(line) < first_round:
                     kept.append(line)
         write_atomically(file, b"".join(kept))
         self._file = file.open("ab", buffering=0)
@@ -43,6 +44,14 @@ class RoundLines:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _round_of(line: bytes) -> float:
+    """The number of the round that a line tells of; infinite for a line that was cut or harmed."""
+    try:
+        return int(json.loads(line)["round"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 class TensorBoard:

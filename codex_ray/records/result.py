@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save
 
 from codex_ray.errors import RunDirectoryError
-from codex_ray.federation.state import ServerState
-from codex_ray.privacy.ledger import PrivacySpend
+from codex_ray.privacy.ledger import Ledger, PrivacySpend
 from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
 
 SIMULATION = (
@@ -31,13 +30,15 @@ class RunResult(BaseModel):
         rounds: rounds run; `rounds_planned` is what the experiment asked for, and `stopped` says
         why the
             run ended: "rounds" or "budget".
-        seconds: time spent in rounds, over all resumes.
+        seconds: time spent in training, summing and releasing, over all resumes.
         metrics: of the final model on the pooled test set.
         privacy: one spend for each unit and holder, with its assumptions.
         protocol: the kind of the sum protocol.
         dropped_total: times that a client fell silent in a round.
         masks_recovered: pair masks rebuilt from shares because a client dropped out.
-        bytes_up_per_client: mean over the clients that sent anything; `bytes_up` has each.
+        bytes_up_per_client: mean over the population. `bytes_up` has each client's, unless the
+        claim
+            rests on hidden cohorts: then it is empty.
         randomness: whether the noise can be replayed, in words.
         baselines: alone, alone_worst and pooled, outside the guarantee; empty when not asked for.
     """
@@ -104,12 +105,12 @@ def write_model(
 
 
 def write_privacy(
-    directory: RunDirectory, spends: list[PrivacySpend], *, state: ServerState, randomness: str
+    directory: RunDirectory, spends: list[PrivacySpend], *, ledgers: list[Ledger], randomness: str
 ) -> None:
     """Writes the spends with the ledgers that they follow from."""
     content = {
         "randomness": randomness,
         "spends": [spend.to_json() for spend in spends],
-        "ledgers": [ledger.to_json() for ledger in state.ledgers],
+        "ledgers": [ledger.to_json() for ledger in ledgers],
     }
     write_atomically(directory.privacy, to_json_bytes(content))

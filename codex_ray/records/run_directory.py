@@ -12,9 +12,11 @@ report.html         the same for people, with report.png
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,29 @@ class RunDirectory:
         while (path := parent / f"{name}-{number:03d}").exists():
             number += 1
         return path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other process from writing to this run for the block.
+
+        Raises:
+            RunDirectoryError: another process is at it.
+        """
+        descriptor = os.open(self.checkpoint, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunDirectoryError(f"{self.path}: another process is running it") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)  # and with it the lock
+
+    def reopen(self, *, config: str) -> None:
+        """Makes a finished run one that goes on: its configuration is `config`, its result gone."""
+        write_atomically(self.config, config.encode())
+        self.result.unlink(missing_ok=True)
 
     def finished(self) -> bool:
         """Whether the run has its result."""

@@ -6,17 +6,18 @@ adding. The server may learn b (if the client survives) or the pair keys (if it 
 with both it has x. So whatever the server asks that could lead there ends the session on this side,
 and what ended gives nothing.
 
-The server is taken to hand out keys honestly (keys are not signed yet) and to be curious about the
-rest.
+Nor does the server choose degree and threshold: the client plans them from its own settings, and
+takes no others. The first trip it is taken to run honestly (see `codex_ray.secagg.protocols`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from codex_ray.errors import ProtocolError
+from codex_ray.errors import ConfigError, ProtocolError
 from codex_ray.randomness import fresh_secret
 from codex_ray.secagg import shamir
 from codex_ray.secagg.graph import holders
@@ -41,7 +42,7 @@ from codex_ray.secagg.messages import (
     UnmaskRequest,
     UnmaskShares,
 )
-from codex_ray.secagg.parameters import SMALLEST_COHORT, Adversary
+from codex_ray.secagg.parameters import SMALLEST_COHORT, Plan
 from codex_ray.secagg.prg import apply_mask
 from codex_ray.types import ClientId, Residues, SessionContext, Stage
 from codex_ray.wire import Message
@@ -85,16 +86,23 @@ class SecAggClient:
         context: SessionContext,
         summand: Residues,
         *,
-        adversary: Adversary = "semi_malicious",
+        plan: Callable[[int], Plan],
     ) -> None:
         """Enter a session with the summand [d], which is copied.
+
+        Args:
+            me: the client's own id.
+            context: what the session is bound to.
+            summand: uint32 [d].
+            plan: the sizes that the client's own settings give for so many members; a session with
+                any others is refused.
 
         Raises:
             ProtocolError: the summand is not a uint32 vector of the context's dimension.
         """
         self._me = me
         self._context = context
-        self._adversary = adversary
+        self._plan = plan
         if summand.dtype != np.uint32 or summand.shape != (context.dimension,):
             raise self._refusal(
                 f"the summand is {summand.dtype} {summand.shape}, "
@@ -102,7 +110,7 @@ class SecAggClient:
             )
         self._summand: Residues | None = summand.copy()
         self._secrets: _Secrets | None = None
-        self._sizes: AdvertiseRequest | None = None
+        self._sizes: Plan | None = None
         self._directory: dict[ClientId, bytes] = {}
         self._expected: Stage | None = Stage.ADVERTISE_KEYS
 
@@ -150,15 +158,19 @@ class SecAggClient:
             raise self._refusal(f"a sum of {request.members} clients hides nobody")
         if not FEWEST_PEERS <= request.degree < request.members:
             raise self._refusal(f"{request.degree} neighbours among {request.members} members")
-        self._sizes = request
-        share_count = request.degree + self._complete
-        if not 2 <= request.threshold <= share_count:
-            raise self._refusal(f"{request.threshold} of {share_count} shares to rebuild a secret")
-        if self._adversary == "semi_malicious" and 2 * request.threshold <= share_count:
+        try:
+            sizes = self._plan(request.members)
+        except ConfigError as error:
+            raise self._refusal(str(error)) from error
+        # A majority of the shares is not enough: conspirators answer both of two survivor claims,
+        # and only the plan knows how many of them to expect.
+        if request != AdvertiseRequest(sizes.members, sizes.degree, sizes.threshold):
             raise self._refusal(
-                f"threshold {request.threshold} is no majority of {share_count}: "
-                "two survivor claims could both find enough answers"
+                f"degree {request.degree} and threshold {request.threshold} were announced for "
+                f"{request.members} members, its own settings give {sizes.degree} and "
+                f"{sizes.threshold}: give server and clients one federation.protocol"
             )
+        self._sizes = sizes
         self._secrets = _Secrets(KeyPair.fresh(), KeyPair.fresh(), fresh_secret(SECRET_BYTES))
         return AdvertisedKeys(self._secrets.channel.public, self._secrets.mask.public)
 
@@ -167,7 +179,7 @@ class SecAggClient:
     def _share(self, directory: KeyDirectory) -> SealedShares:
         secrets, sizes = self._open()
         self._check_directory(directory.keys, sizes, secrets)
-        share_holders = holders(self._me, directory.keys, complete=self._complete)
+        share_holders = holders(self._me, directory.keys, complete=sizes.complete)
         count, threshold = len(share_holders), sizes.threshold
         if count < threshold:
             raise self._refusal(f"{count} share holders cannot give {threshold} shares")
@@ -190,7 +202,7 @@ class SecAggClient:
         return SealedShares(sealed, commit(secrets.seed, self._context, me=self._me))
 
     def _check_directory(
-        self, listed: dict[ClientId, bytes], sizes: AdvertiseRequest, secrets: _Secrets
+        self, listed: dict[ClientId, bytes], sizes: Plan, secrets: _Secrets
     ) -> None:
         if listed.get(self._me) != secrets.channel.public + secrets.mask.public:
             raise self._refusal("the key directory does not hold its own keys")
@@ -214,7 +226,7 @@ class SecAggClient:
             raise self._refusal(f"shares of {sorted(strangers)}, which are not its neighbours")
         if len(delivery.sealed) < FEWEST_PEERS:
             raise self._refusal(f"{len(delivery.sealed)} neighbours with shares cannot hide it")
-        if len(delivery.sealed) + self._complete < sizes.threshold:
+        if len(delivery.sealed) + sizes.complete < sizes.threshold:
             raise self._refusal(
                 f"{len(delivery.sealed)} neighbours are too few for {sizes.threshold} shares"
             )
@@ -260,12 +272,7 @@ class SecAggClient:
         shares |= {one: secrets.held[one].mask for one in dropped}
         return UnmaskShares(shares)
 
-    @property
-    def _complete(self) -> bool:
-        """Whether everyone is a neighbour, and the client so holds a share of its own secrets."""
-        return self._sizes is not None and self._sizes.degree == self._sizes.members - 1
-
-    def _open(self) -> tuple[_Secrets, AdvertiseRequest]:
+    def _open(self) -> tuple[_Secrets, Plan]:
         assert self._secrets is not None  # They are there from the first answer to the end,
         assert self._sizes is not None  # and out of that time no request gets this far.
         return self._secrets, self._sizes

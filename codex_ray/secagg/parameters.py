@@ -32,6 +32,8 @@ CORRECTNESS_BITS = 20
 COMPLETE_UP_TO = 64
 SMALLEST_COHORT = 3
 """With two members each would read the other's summand off the sum."""
+LARGEST_COHORT = 2**20
+"""Tails cost memory by the member: a client must not spend it on a number that the server names."""
 
 Adversary: TypeAlias = Literal["semi_honest", "semi_malicious"]
 
@@ -83,6 +85,7 @@ def fewest_survivors(members: int, corrupt: float) -> int:
     return max(2, (members + _at_least_one(corrupt, members)) // 2 + 1)
 
 
+@lru_cache(maxsize=256)  # A host asks again for each of its clients.
 def plan(
     members: int, assumed: Assumptions, *, degree: int | None = None, threshold: int | None = None
 ) -> Plan:
@@ -92,6 +95,11 @@ def plan(
         ConfigError: no parameters, or not those given, keep the bounds at this cohort size.
     """
     minimum = fewest_survivors(members, assumed.corrupt)
+    if members > LARGEST_COHORT:
+        raise ConfigError(
+            f"a secure sum takes {LARGEST_COHORT} clients at most, but the cohort is {members}: "
+            "lower the cohort"
+        )
     if degree is None:
         chosen = find_degree(members, assumed, threshold) if members > COMPLETE_UP_TO else None
         degree = chosen or members - 1
@@ -182,7 +190,7 @@ def _connected(members: int, degree: int, lost: int) -> bool:
 
 @lru_cache(maxsize=8)
 def _log_factorials(members: int) -> npt.NDArray[np.float64]:
-    from scipy.special import gammaln  # slow to import, and hosts never plan a session
+    from scipy.special import gammaln  # slow to import, and only cohorts beyond 64 need it
 
     logs: npt.NDArray[np.float64] = gammaln(np.arange(members + 1) + 1.0)
     return logs

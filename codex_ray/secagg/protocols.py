@@ -1,11 +1,18 @@
 """The summation protocols that an experiment can name, behind one interface.
 
 Threat model of the masked ones, as it is implemented: clients follow the protocol or drop, and up
-to the assumed fraction of them tell the server all they know. The server hands out keys honestly
-(they are not signed yet, so it could otherwise pose as a client's neighbours) and is curious about
-everything else; under `semi_malicious` it may also lie about who survived. A client that sends
-wrong values spoils the sum, and one that seals broken shares aborts it: neither is prevented. The
-sum itself is not private; that takes a mechanism from `codex_ray.privacy`.
+to the assumed fraction of them tell the server all they know. The server is trusted to run the
+first trip honestly, and curious about everything else; under `semi_malicious` it may also lie about
+who survived. What rests on that trust:
+
+* keys are not signed, so the server could pose as a client's neighbours;
+* the graph depends on no client nonce, only on the context and the member list, so whoever chooses
+  these could draw until a client sits among conspirators, and no client sees the list to check;
+* how many members there are is the server's word. A client derives degree and threshold from it by
+  its own settings and accepts no others, but cannot count the members.
+
+A client that sends wrong values spoils the sum, and one that seals broken shares aborts it: neither
+is prevented. The sum itself is not private; that takes a mechanism from `codex_ray.privacy`.
 """
 
 from __future__ import annotations
@@ -154,7 +161,7 @@ class SecAgg(MaskedSum):
 
     def client(self, me: ClientId, context: SessionContext, summand: Residues) -> SecAggClient:
         """A client that masks its summand and refuses any request to send it as it is."""
-        return SecAggClient(me, context, summand)
+        return SecAggClient(me, context, summand, plan=self.plan)
 
 
 class SecAggPlus(MaskedSum):
@@ -180,7 +187,7 @@ class SecAggPlus(MaskedSum):
 
     def client(self, me: ClientId, context: SessionContext, summand: Residues) -> SecAggClient:
         """A client that masks its summand and refuses any request to send it as it is."""
-        return SecAggClient(me, context, summand, adversary=self.adversary)
+        return SecAggClient(me, context, summand, plan=self.plan)
 
 
 @contextmanager

@@ -139,6 +139,7 @@ def test_a_killed_host_changes_nothing(plain: dict[str, Any], stage: Stage) -> N
             evaluate=assembled.evaluate,
             evaluate_every=1,
             journal=Forgetting(),
+            replayable=True,
         )
         results = list(run.results(assembled.first_state()))
         transport.close()
@@ -175,7 +176,8 @@ def test_what_the_coordinator_gets_over_ray_shows_no_summand(plain: dict[str, An
         def close(self) -> None:
             inner.close()
 
-    assembled.round(Recording()).run(assembled.first_state(), attempt=0)
+    one, state = assembled.round(Recording()), assembled.first_state()
+    one.run(state, cohort=one.sample(state), attempt=0)
     inner.close()
     from codex_ray.learning.trainers import LocalTraining
 
@@ -222,7 +224,50 @@ def test_a_host_that_stays_silent_is_lost_and_not_waited_for_for_ever(
         transport.exchange({0: task})
     with pytest.raises(ClusterError, match="did not start within"):
         await_ready(hosts, deadline=0.5)
-    transport.close()
+    patient = RayTransport(hosts, population=CLIENTS, deadline=60)
+    patient._silent = transport._silent
+    patient.recover()  # the hung process is killed, and Ray starts another
+    assert list(patient.exchange({0: task})) == [0]
+    patient.close()
+
+
+def test_a_host_that_hangs_at_the_unmask_trip_is_done_without(plain: dict[str, Any]) -> None:
+    """No retry after the first unmask request: two sums of one round, subtracted, show someone."""
+    experiment = experiment_from(plain | {"cluster": {"hosts": CLIENTS}})
+    assembled = assemble(experiment)
+    hosts = start_hosts(experiment, PATHS)
+    await_ready(hosts, deadline=60)
+    inner = RayTransport(hosts, population=CLIENTS, deadline=3)
+    pid = ray.get(hosts[1].pid.remote())
+    task = dict.fromkeys(
+        range(CLIENTS), TrainTask(b"r" * 16, 7, 0, np.zeros(4, np.float32)).to_frame()
+    )
+    inner.exchange(task)  # imports are over, so that three seconds are plenty
+
+    class Hanging:
+        @property
+        def lost(self) -> frozenset[int]:
+            return inner.lost
+
+        def exchange(self, outbox: Any) -> dict[int, bytes]:
+            if kind_of(next(iter(outbox.values()))).stage is Stage.UNMASK:
+                os.kill(pid, signal.SIGSTOP)
+            return inner.exchange(outbox)
+
+        def recover(self) -> None:
+            raise AssertionError("the round was tried again")
+
+        def close(self) -> None:
+            inner.close()
+
+    state = assembled.first_state()
+    state.round = 8
+    one = assembled.round(Hanging())
+    _, trace = one.run(state, cohort=one.sample(state), attempt=0)
+    assert trace.aborted is None and trace.members == tuple(range(CLIENTS))
+    assert trace.silent == {} and inner.lost == {1}
+    os.kill(pid, signal.SIGKILL)
+    inner.close()
 
 
 def test_an_error_on_a_host_is_the_error_of_the_run(plain: dict[str, Any], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer
 
+from codex_ray.data import breast_cancer
 from codex_ray.data.breast_cancer import BreastCancer
 from codex_ray.errors import ConfigError, DataError
 from codex_ray.randomness import Randomness
@@ -60,3 +62,11 @@ def test_unknown_feature_and_bad_sizes_are_refused():
         BreastCancer(ranges={"mean radios": (0, 1)}).open(public)
     with pytest.raises(ConfigError, match=r"data\.records: \[9, 3\]"):
         BreastCancer(ranges=RANGES, records=(9, 3))
+
+
+def test_the_records_are_those_of_scikit_learns_own_loader() -> None:
+    names, values, labels = breast_cancer._load()
+    bundle = load_breast_cancer()
+    assert names == [str(name) for name in bundle.feature_names]
+    assert np.array_equal(values, bundle.data)
+    assert np.array_equal(labels, 1 - bundle.target)

@@ -222,3 +222,50 @@ def test_debug_figures_are_marked_and_absent_by_default(silos, tmp_path) -> None
     assert loud.model_sha256 == quiet.model_sha256
     with pytest.raises(ConfigError, match="seeded simulations only"):
         codex_ray.run(silos, {"debug": True, "seed": None}, out=tmp_path / "no")
+
+
+def test_where_cohorts_are_hidden_nothing_tells_who_took_part(devices, tmp_path) -> None:
+    """Bytes or releases by client would: they count the rounds that each was in."""
+    result = codex_ray.run(devices, out=tmp_path / "run")
+    assert result.bytes_up == {} and result.bytes_up_per_client > 0
+    both = {
+        "trainer": {
+            "kind": "dp_sgd", "learning_rate": 0.1, "clip_norm": 1.0, "noise_multiplier": 1.0,
+            "batch_size": 5, "batches": {"kind": "poisson", "sampling_rate": 0.5},
+        }
+    }  # fmt: skip
+    mixed = codex_ray.run(devices, both, out=tmp_path / "both")
+    assert [(s["unit"], s["client"]) for s in mixed.privacy] == [("record", None), ("client", None)]
+    ledgers = json.loads((tmp_path / "both" / "privacy.json").read_text())["ledgers"]
+    assert all(len(ledger["paid"]) == 1 for ledger in ledgers)
+    assert any("hidden" in text for text in mixed.privacy[1]["assumptions"])
+
+
+def test_cohorts_that_may_be_too_small_for_a_sum_are_refused(devices, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="a round without a sum shows who was there"):
+        codex_ray.run(devices, {"federation.sampler.rate": 0.2}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_without_noise_is_refused(silos, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"budget\.epsilon is 50, but nothing adds noise"):
+        codex_ray.run(silos, {"trainer": {"kind": "sgd", "learning_rate": 1}}, out=tmp_path / "r")
+
+
+def test_a_given_module_is_copied_and_never_changed(silos, tmp_path) -> None:
+    """Hooks would be put on twice, and a second run would start from the first one's weights."""
+    import torch
+
+    module = torch.nn.Linear(3, 1)
+    before = [p.clone() for p in module.parameters()]
+    results = [codex_ray.run(silos, model=module, out=tmp_path / str(i)) for i in range(2)]
+    assert results[0].model_sha256 == results[1].model_sha256
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_two_processes_cannot_run_one_directory(silos, tmp_path) -> None:
+    def meanwhile(result: RoundResult | None) -> None:
+        with pytest.raises(RunDirectoryError, match="another process is running it"):
+            codex_ray.run(resume=tmp_path / "run")
+
+    codex_ray.run(silos, out=tmp_path / "run", watch=meanwhile)

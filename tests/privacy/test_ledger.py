@@ -11,7 +11,7 @@ from opacus.accountants import RDPAccountant as OpacusRdp
 from codex_ray.errors import PrivacyError
 from codex_ray.learning.batches import PoissonBatches
 from codex_ray.privacy.events import event_from_json, event_to_json, flatten
-from codex_ray.privacy.ledger import EVERYONE, Ledger, epsilon_meter, epsilon_of
+from codex_ray.privacy.ledger import EVERYONE, Ledger, accounted, epsilon_bound, epsilon_of
 
 ADD_REMOVE = dp.NeighboringRelation.ADD_OR_REMOVE_ONE
 DELTA = 1e-5
@@ -38,7 +38,7 @@ def test_published_figures() -> None:
     """q=.01, sigma=1, T=1000, delta=1e-5; the meter's integer orders cost it 0.3 % over 2.1014."""
     entries = ((step(0.01, 1.0), 1000),)
     assert epsilon_of(entries, DELTA) == pytest.approx(1.829, abs=0.002)
-    assert epsilon_meter(entries, DELTA) == pytest.approx(2.1077, abs=0.001)
+    assert epsilon_bound(entries, DELTA) == pytest.approx(2.1077, abs=0.001)
 
 
 @pytest.mark.parametrize(("rate", "noise", "steps"), [(0.01, 1.0, 1000), (0.2, 1.5, 50)])
@@ -49,14 +49,14 @@ def test_opacus_rdp_agrees_for_the_same_events(rate, noise, steps) -> None:
     ours = RdpAccountant(orders, ADD_REMOVE).compose(step(rate, noise), steps)
     theirs = opacus.get_epsilon(DELTA, alphas=orders)
     assert theirs == pytest.approx(ours.get_epsilon(DELTA), rel=1e-3)
-    assert epsilon_meter(((step(rate, noise), steps),), DELTA) == pytest.approx(theirs, rel=1e-3)
+    assert epsilon_bound(((step(rate, noise), steps),), DELTA) == pytest.approx(theirs, rel=1e-3)
 
 
-def test_the_meter_is_never_below_the_report() -> None:
+def test_the_bound_is_never_below_the_report() -> None:
     for rate in (0.01, 0.1, 0.5, 1.0):
         for noise in (0.7, 2.0, 8.0):
             entries = ((step(rate, noise), 40),)
-            assert epsilon_meter(entries, DELTA) >= epsilon_of(entries, DELTA) * (1 - 1e-3)
+            assert epsilon_bound(entries, DELTA) >= epsilon_of(entries, DELTA) * (1 - 1e-3)
 
 
 def test_only_those_who_released_pay() -> None:
@@ -75,7 +75,7 @@ def test_affords_is_exact_at_the_edge() -> None:
         ledger.charge(step(), [EVERYONE])
     after = ledger.entries(EVERYONE, extra=step())
     edge = epsilon_of(after, DELTA)
-    assert epsilon_meter(after, DELTA) > edge
+    assert epsilon_bound(after, DELTA) > edge
     assert ledger.affords(step(), [EVERYONE], edge)
     assert not ledger.affords(step(), [EVERYONE], edge - 1e-9)
 
@@ -105,6 +105,16 @@ def test_unknown_events_are_refused() -> None:
 def test_self_composition_is_flattened() -> None:
     nested = dp.SelfComposedDpEvent(dp.SelfComposedDpEvent(step(), 3), 4)
     assert flatten(nested) == (step(), 12)
+
+
+def test_a_coarse_grid_is_refined_where_it_makes_the_number() -> None:
+    """At 1e-3 these come out up to twice as large as RDP proves them to be."""
+    for rate, noise, steps in ((0.01, 20.0, 1000), (0.001, 5.0, 5000)):
+        entries = ((step(rate, noise), steps),)
+        coarse = PLDAccountant(ADD_REMOVE, 1e-3).compose(*entries[0]).get_epsilon(DELTA)
+        bound = epsilon_bound(entries, DELTA)
+        epsilon, grid = accounted(entries, DELTA)
+        assert coarse > bound * 1.01 and epsilon <= bound * 1.01 and grid < 1e-3
 
 
 def test_no_noise_is_an_infinite_epsilon() -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from codex_ray.errors import ProtocolError
+from codex_ray.secagg.client import SecAggClient
+from codex_ray.secagg.parameters import Plan
 from codex_ray.secagg.protocols import SumClient
 from codex_ray.secagg.trips import Session
 from codex_ray.types import ClientId, Residues, SessionContext, SessionResult, Stage
@@ -94,4 +96,10 @@ class Network:
 def a_network(protocol, members, context, parts, *, drops=None) -> Network:
     """A network with one client of `protocol` for each member."""
     clients = {one: protocol.client(one, context, parts[one]) for one in members}
+    return Network(clients, drops or {})
+
+
+def a_planned_network(sizes: Plan, members, context, parts, *, drops=None) -> Network:
+    """A network with one masking client for each member, all of which plan `sizes` by hand."""
+    clients = {one: SecAggClient(one, context, parts[one], plan=lambda _: sizes) for one in members}
     return Network(clients, drops or {})

@@ -5,24 +5,24 @@ Each test has its mutation: with the protection taken out, the same attack reads
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
-from secagg_network import Network, a_context, a_network, plain_sum
+from secagg_network import Network, a_context, a_network, a_planned_network, plain_sum
 
 from codex_ray.errors import ProtocolError, SumAborted
 from codex_ray.secagg import client as client_module
 from codex_ray.secagg import server as server_module
 from codex_ray.secagg import shamir
-from codex_ray.secagg.client import SecAggClient
 from codex_ray.secagg.keys import KeyPair, pair_mask_key, self_mask_key
 from codex_ray.secagg.messages import AdvertiseRequest, KeyDirectory, ShareDelivery, UnmaskRequest
 from codex_ray.secagg.parameters import Plan
 from codex_ray.secagg.prg import apply_mask
-from codex_ray.secagg.protocols import SecAgg
+from codex_ray.secagg.protocols import SecAgg, SecAggPlus
 from codex_ray.secagg.server import run_session
 from codex_ray.types import Stage
 
@@ -95,7 +95,7 @@ def secrets_from(network, threshold, *, complete):
 )
 def test_a_transcript_gives_the_sum_and_no_summand(sizes, drops):
     parts = small_summands(TEN)
-    network = Network({one: SecAggClient(one, CONTEXT, parts[one]) for one in TEN}, drops)
+    network = a_planned_network(sizes, TEN, CONTEXT, parts, drops=drops)
     result = network.run(run_session(TEN, CONTEXT, sizes))
     known = secrets_from(network, sizes.threshold, complete=sizes.complete)
     inputs = {one: it.words for one, it in network.answered[Stage.MASKED_INPUT].items()}
@@ -135,14 +135,14 @@ def test_without_masks_the_same_transcript_gives_every_summand(monkeypatch):
         assert not looks_uniform(reply.words)
 
 
-def split_views(threshold, believers, *, adversary):
+def split_views(protocol, threshold, believers, *, spies=(9,)):
     """What a lying server leaves of the masked input of client 0, and the summand of client 0.
 
-    `believers` hear that client 0 survived, the other honest clients that it dropped; client 9
-    conspires and gives both its shares.
+    It announces that threshold. `believers` hear that client 0 survived, the other honest clients
+    that it dropped; `spies` conspire and give both their shares.
     """
     parts = small_summands(TEN)
-    clients = {one: SecAggClient(one, CONTEXT, parts[one], adversary=adversary) for one in TEN}
+    clients = {one: protocol.client(one, CONTEXT, parts[one]) for one in TEN}
     keys = {one: it.answer(AdvertiseRequest(10, 9, threshold)) for one, it in clients.items()}
     public = {one: it.channel + it.mask for one, it in keys.items()}
     boxes = {one: it.answer(KeyDirectory(public)).sealed for one, it in clients.items()}
@@ -150,9 +150,10 @@ def split_views(threshold, believers, *, adversary):
         one: it.answer(ShareDelivery({peer: boxes[peer][one] for peer in TEN if peer != one})).words
         for one, it in clients.items()
     }
-    spied = clients[9]._secrets.held[0]
-    seeds, masks = {10: spied.seed}, {10: spied.mask}
-    for one in TEN[:9]:
+    spied = {spy + 1: clients[spy]._secrets.held[0] for spy in spies}
+    seeds = {number: held.seed for number, held in spied.items()}
+    masks = {number: held.mask for number, held in spied.items()}
+    for one in set(TEN) - set(spies):
         believes = one == 0 or one in believers
         request = UnmaskRequest(TEN, ()) if believes else UnmaskRequest(TEN[1:], (0,))
         shares = clients[one].answer(request).shares
@@ -176,16 +177,56 @@ def split_views(threshold, believers, *, adversary):
 
 @pytest.mark.parametrize("count", range(9))
 def test_two_survivor_claims_never_collect_both_secrets(count):
-    left, summand = split_views(6, TEN[1 : count + 1], adversary="semi_malicious")
+    left, summand = split_views(SecAgg(), 6, TEN[1 : count + 1])
     assert looks_uniform(left) and not np.array_equal(left, summand)
 
 
 def test_below_a_majority_two_survivor_claims_read_the_summand():
-    """What the majority check of the client is for: a client that does without it loses."""
-    left, summand = split_views(5, TEN[1:5], adversary="semi_honest")
+    """A threshold that takes the server's claims for true falls to a server that lies."""
+    left, summand = split_views(SecAggPlus(adversary="semi_honest", threshold=5), 5, TEN[1:5])
     np.testing.assert_array_equal(left, summand)
-    with pytest.raises(ProtocolError, match="no majority"):
-        split_views(5, TEN[1:5], adversary="semi_malicious")
+    with pytest.raises(ProtocolError, match="its own settings give 9 and 6"):
+        split_views(SecAgg(), 5, TEN[1:5])
+
+
+def test_a_majority_that_leaves_the_conspirators_out_reads_the_summand():
+    """Three conspirators answer both claims: 6 of 10 falls to them, 7 holds, so 6 is refused."""
+    three, spies = SecAgg(assumed_corrupt=0.3), (7, 8, 9)
+    left, summand = split_views(SecAgg(), 6, TEN[1:4], spies=spies)
+    np.testing.assert_array_equal(left, summand)
+    with pytest.raises(ProtocolError, match=r"threshold 6 .* its own settings give 9 and 7"):
+        split_views(three, 6, TEN[1:4], spies=spies)
+    for count in range(7):
+        left, summand = split_views(three, 7, TEN[1 : count + 1], spies=spies)
+        assert looks_uniform(left) and not np.array_equal(left, summand)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (AdvertiseRequest(10, 9, 6), "threshold 6 .* its own settings give 9 and 7"),
+        (AdvertiseRequest(10, 9, 8), "threshold 8 .* its own settings give 9 and 7"),
+        (AdvertiseRequest(10, 8, 7), "degree 8 .* its own settings give 9 and 7"),
+        (AdvertiseRequest(9, 8, 7), "9 neighbours, 8 were announced"),
+        (AdvertiseRequest(3, 2, 3), "9 neighbours, 2 were announced"),
+    ],
+)
+def test_a_client_that_is_told_other_sizes_than_the_rest_stays_out(told, why):
+    protocol, parts = SecAgg(assumed_corrupt=0.3), small_summands(TEN)
+    network = a_network(protocol, TEN, CONTEXT, parts)
+    session = protocol.session(TEN, CONTEXT)
+
+    def with_a_lie():
+        inbox = yield next(session) | {0: told}
+        while True:
+            try:
+                inbox = yield session.send(inbox)
+            except StopIteration as end:
+                return end.value
+
+    assert network.run(with_a_lie()).members == TEN[1:]
+    assert set(network.refusals) == {0} and re.search(why, network.refusals[0])
+    assert 0 not in network.answered[Stage.MASKED_INPUT]
 
 
 def with_another_model():

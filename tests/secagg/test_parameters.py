@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
+import timeit
 from pathlib import Path
 
 import pytest
 
 from codex_ray.errors import ConfigError
-from codex_ray.secagg.parameters import Assumptions, find_degree, plan, thresholds
+from codex_ray.secagg.parameters import LARGEST_COHORT, Assumptions, find_degree, plan, thresholds
+from codex_ray.secagg.protocols import SecAggPlus
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "graph_parameters.csv"
 ROWS = list(csv.DictReader(VECTORS.open()))
@@ -58,6 +61,38 @@ def test_the_found_degree_is_the_smallest(members, adversary):
         if (bounds := thresholds(members, degree, assumed))[0] <= bounds[1]
     ]
     assert found == (fits[0] if fits else None)
+
+
+@pytest.mark.parametrize("members", [3, 4, 10, 11, 64, 65, 100, 101, 1000])
+@pytest.mark.parametrize("corrupt", [0.0, 0.05, 0.2, 0.3])
+@pytest.mark.parametrize("degree", [None, 40, 1000])
+def test_no_setting_takes_a_semi_malicious_plan_below_a_majority(members, corrupt, degree):
+    """Clients rely on it: whatever threshold the user wants, two survivor claims never fit."""
+    taken = []
+    for threshold in (None, *range(2, min(members, 100) + 1)):
+        try:
+            sizes = plan(members, Assumptions(corrupt, 0.0), degree=degree, threshold=threshold)
+        except ConfigError:
+            continue
+        taken.append(sizes)
+        certain = math.ceil(corrupt * members - 1e-9) if sizes.complete else 0
+        assert 2 * sizes.threshold > sizes.degree + sizes.complete + certain
+    assert taken or degree == 40
+
+
+@pytest.mark.parametrize("members", [100, 1000])
+def test_a_host_plans_once_for_all_its_clients(members):
+    protocol = SecAggPlus()
+    assert protocol.plan(members) is SecAggPlus().plan(members)
+    took = min(timeit.repeat(lambda: protocol.plan(members), number=100, repeat=5)) / 100
+    assert took < 50e-6
+
+
+def test_a_cohort_too_large_to_plan_is_refused_before_it_costs_anything():
+    assert plan(LARGEST_COHORT, Assumptions(0.05, 0.1)).degree < 200
+    for members in (LARGEST_COHORT + 1, 2**62):
+        with pytest.raises(ConfigError, match=f"takes {LARGEST_COHORT} clients"):
+            plan(members, Assumptions(0.05, 0.1))
 
 
 def test_a_given_threshold_finds_its_degree():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from secagg_network import a_context, summands
 
-from codex_ray.errors import ProtocolError
+from codex_ray.errors import ConfigError, ProtocolError
 from codex_ray.secagg.client import SecAggClient
 from codex_ray.secagg.keys import KeyPair
 from codex_ray.secagg.messages import (
@@ -19,6 +19,8 @@ from codex_ray.secagg.messages import (
     SurvivorCheck,
     UnmaskRequest,
 )
+from codex_ray.secagg.parameters import LARGEST_COHORT, Plan
+from codex_ray.secagg.protocols import SecAgg, SecAggPlus
 from codex_ray.types import Stage
 
 DIMENSION = 4
@@ -26,17 +28,18 @@ MEMBERS = tuple(range(6))
 PEERS = MEMBERS[1:]
 THRESHOLD = 4
 SIZES = AdvertiseRequest(len(MEMBERS), len(PEERS), THRESHOLD)
+PROTOCOL = SecAgg()
 STAGES = [Stage.ADVERTISE_KEYS, Stage.SHARE_KEYS, Stage.MASKED_INPUT, Stage.UNMASK]
 
 
-def honest_requests(context, sizes=SIZES, **options):
+def honest_requests(context):
     """Client 0 of an honest session, and for each stage the request that it should get."""
     parts = summands(MEMBERS, DIMENSION)
-    clients = {one: SecAggClient(one, context, parts[one], **options) for one in MEMBERS}
+    clients = {one: PROTOCOL.client(one, context, parts[one]) for one in MEMBERS}
     peers = {one: clients[one] for one in PEERS}
-    keys = {one: peer.answer(sizes) for one, peer in peers.items()}
+    keys = {one: peer.answer(SIZES) for one, peer in peers.items()}
     public = {one: it.channel + it.mask for one, it in keys.items()}
-    yield clients[0], sizes
+    yield clients[0], SIZES
     own = yield
     public[0] = own.channel + own.mask
     yield KeyDirectory(public)
@@ -45,9 +48,9 @@ def honest_requests(context, sizes=SIZES, **options):
     yield UnmaskRequest(MEMBERS[:5], MEMBERS[5:])
 
 
-def client_at(stage, context=None, sizes=SIZES, **options):
+def client_at(stage, context=None):
     """Client 0 with all stages before `stage` behind it, and the honest request of that stage."""
-    requests = honest_requests(context or a_context(DIMENSION), sizes, **options)
+    requests = honest_requests(context or a_context(DIMENSION))
     client, request = next(requests)
     for past in STAGES[: STAGES.index(stage)]:
         reply = client.answer(request)
@@ -91,10 +94,14 @@ ADVERTISE = {
     "a sum of 2 clients": AdvertiseRequest(2, 5, 4),
     "1 neighbours among": AdvertiseRequest(6, 1, 2),
     "6 neighbours among 6": AdvertiseRequest(6, 6, 4),
-    "1 of 6 shares": AdvertiseRequest(6, 5, 1),
-    "7 of 6 shares": AdvertiseRequest(6, 5, 7),
-    "no majority of 6": AdvertiseRequest(6, 5, 3),
-    "no majority of 4": AdvertiseRequest(6, 4, 2),
+    f"takes {LARGEST_COHORT} clients": AdvertiseRequest(2**62, 2**62 - 1, 2**61),
+    "degree 5 and threshold 3 .* its own settings give 5 and 4": AdvertiseRequest(6, 5, 3),
+    "degree 5 and threshold 5 .* its own settings give 5 and 4": AdvertiseRequest(6, 5, 5),
+    "degree 5 and threshold 1 ": AdvertiseRequest(6, 5, 1),
+    "degree 5 and threshold 7 ": AdvertiseRequest(6, 5, 7),
+    "degree 4 and threshold 4 ": AdvertiseRequest(6, 4, 4),
+    "degree 4 and threshold 3 ": AdvertiseRequest(6, 4, 3),
+    "degree 5 and threshold 4 .* for 7 members": AdvertiseRequest(7, 5, 4),
 }
 
 
@@ -104,11 +111,55 @@ def test_sizes_that_could_unmask_are_refused(why):
     refuses(client, ADVERTISE[why], why, honest)
 
 
-def test_a_semi_honest_client_accepts_a_minority_threshold_but_no_single_share():
-    client, _ = client_at(Stage.ADVERTISE_KEYS, adversary="semi_honest")
-    client.answer(AdvertiseRequest(6, 5, 2))
-    client, honest = client_at(Stage.ADVERTISE_KEYS, adversary="semi_honest")
-    refuses(client, AdvertiseRequest(6, 5, 1), "1 of 6 shares", honest)
+SERVED = [
+    (protocol, members)
+    for protocol in (
+        SecAgg(),
+        SecAgg(assumed_corrupt=0.3),
+        SecAggPlus(),
+        SecAggPlus(assumed_corrupt=0.3),
+        SecAggPlus(adversary="semi_honest"),
+    )
+    for members in (10, 100, 1000)
+]
+SERVED += [(SecAgg(threshold=8), 10), (SecAggPlus(threshold=40), 200)]
+
+
+@pytest.mark.parametrize(("protocol", "members"), SERVED, ids=repr)
+def test_only_the_sizes_of_its_own_plan_are_taken(protocol, members):
+    sizes = protocol.plan(members)
+    honest = AdvertiseRequest(members, sizes.degree, sizes.threshold)
+    assert fresh_client(protocol).answer(honest).stage == Stage.ADVERTISE_KEYS
+    for other in (
+        replace(honest, threshold=sizes.threshold - 1),
+        replace(honest, threshold=sizes.threshold + 1),
+        replace(honest, degree=sizes.degree - 2),
+        replace(honest, degree=sizes.degree + 2),
+        AdvertiseRequest(members, 2, 2),
+    ):
+        refuses(fresh_client(protocol), other, "its own settings|neighbours among", honest)
+
+
+def fresh_client(protocol):
+    return protocol.client(0, a_context(DIMENSION), np.zeros(DIMENSION, dtype=np.uint32))
+
+
+@pytest.mark.parametrize(
+    "protocol", [SecAgg(threshold=6), SecAgg(assumed_dropout=0.7), SecAggPlus(threshold=3)]
+)
+def test_a_cohort_that_its_own_settings_cannot_protect_is_refused(protocol):
+    with pytest.raises(ConfigError):
+        protocol.plan(100)
+    asked = AdvertiseRequest(100, 99, 53)
+    refuses(fresh_client(protocol), asked, r"refuses: federation\.protocol\.", asked)
+
+
+@pytest.mark.parametrize("sizes", [Plan(2, 1, 2, 2), Plan(6, 1, 2, 4), Plan(6, 6, 4, 4)], ids=repr)
+def test_no_plan_can_allow_what_hides_nobody(sizes):
+    summand = np.zeros(DIMENSION, dtype=np.uint32)
+    client = SecAggClient(0, a_context(DIMENSION), summand, plan=lambda _: sizes)
+    asked = AdvertiseRequest(sizes.members, sizes.degree, sizes.threshold)
+    refuses(client, asked, "hides nobody|neighbours among", asked)
 
 
 DIRECTORY = {
@@ -238,12 +289,12 @@ def test_a_delivery_of_another_session_is_refused():
 )
 def test_a_summand_of_another_shape_or_type_is_refused(summand):
     with pytest.raises(ProtocolError, match="the session sums uint32"):
-        SecAggClient(0, a_context(DIMENSION), summand)
+        PROTOCOL.client(0, a_context(DIMENSION), summand)
 
 
 def test_the_callers_summand_is_left_alone():
     summand = np.arange(DIMENSION, dtype=np.uint32)
-    client = SecAggClient(0, a_context(DIMENSION), summand)
+    client = PROTOCOL.client(0, a_context(DIMENSION), summand)
     summand[:] = 7
     assert client._summand.tolist() == [0, 1, 2, 3]
 

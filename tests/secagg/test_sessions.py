@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_network import Network, a_context, a_network, plain_sum, summands
+from secagg_network import (
+    Network,
+    a_context,
+    a_network,
+    a_planned_network,
+    plain_sum,
+    summands,
+)
 
 from codex_ray.errors import SumAborted
-from codex_ray.secagg.client import SecAggClient
 from codex_ray.secagg.graph import draw_graph
 from codex_ray.secagg.messages import AdvertisedKeys, MaskedInput, SealedShares, UnmaskShares
 from codex_ray.secagg.parameters import Plan
@@ -60,9 +66,10 @@ def test_a_sparse_graph_gives_the_right_sum_or_none(data):
         st.dictionaries(st.sampled_from(members), st.sampled_from(STAGES), max_size=5)
     )
     parts, context = summands(members, 7), a_context(7, round=data.draw(st.integers(0, 9)))
-    network = Network({one: SecAggClient(one, context, parts[one]) for one in members}, drops)
+    sizes = Plan(16, 8, 5, 9)
+    network = a_planned_network(sizes, members, context, parts, drops=drops)
     try:
-        result = network.run(run_session(members, context, Plan(16, 8, 5, 9)))
+        result = network.run(run_session(members, context, sizes))
     except SumAborted:
         assert drops
         return
@@ -73,8 +80,9 @@ def test_a_sparse_sum_needs_the_minimum_at_the_unmask_trip_too():
     members, drops = tuple(range(16)), {3: Stage.UNMASK, 9: Stage.UNMASK}
     parts, context = summands(members, 7), a_context(7)
     for minimum in (14, 15):
-        network = Network({one: SecAggClient(one, context, parts[one]) for one in members}, drops)
-        session = run_session(members, context, Plan(16, 12, 7, minimum))
+        sizes = Plan(16, 12, 7, minimum)
+        network = a_planned_network(sizes, members, context, parts, drops=drops)
+        session = run_session(members, context, sizes)
         if minimum == 14:
             assert network.run(session).members == members
         else:
@@ -86,12 +94,10 @@ def test_a_sparse_sum_needs_the_minimum_at_the_unmask_trip_too():
 def test_a_neighbourhood_too_thin_to_be_unmasked_stops_before_anyone_masks(stage):
     members, context = tuple(range(16)), a_context(7)
     parts, around = summands(members, 7), draw_graph(members, context, degree=8)[0]
-    network = Network(
-        {one: SecAggClient(one, context, parts[one]) for one in members},
-        dict.fromkeys(around[:4], stage),
-    )
+    sizes, drops = Plan(16, 8, 5, 9), dict.fromkeys(around[:4], stage)
+    network = a_planned_network(sizes, members, context, parts, drops=drops)
     with pytest.raises(SumAborted, match=stage.name.lower()):
-        network.run(run_session(members, context, Plan(16, 8, 5, 9)))
+        network.run(run_session(members, context, sizes))
     assert Stage.MASKED_INPUT not in network.sent
 
 
