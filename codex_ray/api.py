@@ -112,8 +112,7 @@ def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment
         if not key.startswith(ON_RESUME):
             raise ConfigError(
                 f"{key}: a resumed run keeps its configuration (only rounds and cluster.* may "
-                "change): "
-                "start a new run instead"
+                "change): start a new run instead"
             )
     if directory.finished() and "rounds" not in overrides:
         raise RunDirectoryError(

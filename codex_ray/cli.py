@@ -122,8 +122,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if not (out / "config.yaml").exists():
             raise
         print(
-            "\ncodex-ray: interrupted; the last round is in a checkpoint: "
-            f"codex-ray run --resume {out}",
+            "\ncodex-ray: interrupted; the last round is in a checkpoint: codex-ray run --resume "
+            f"{out}",
             file=sys.stderr,
         )
         return INTERRUPTED

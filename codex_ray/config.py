@@ -143,8 +143,8 @@ def _in_words(problem: ErrorDetails, model: type[BaseModel], data: Mapping[str, 
             kinds = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
             tag = str(context["tag"])
             return (
-                f"{key}.kind: {tag!r} is no kind of {path[-1]}: {did_you_mean(tag, kinds)} "
-                f"(one of {', '.join(kinds)})"
+                f"{key}.kind: {tag!r} is no kind of {path[-1]}: {did_you_mean(tag, kinds)} (one of "
+                f"{', '.join(kinds)})"
             )
         case "union_tag_not_found":
             return f"{key}.kind: is missing: say which kind of {path[-1]} it is"

@@ -21,7 +21,7 @@ from codex_ray.federation.federation import Federation
 from codex_ray.federation.round import Round
 from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Transport
-from codex_ray.learning.comparison import Comparison
+from codex_ray.learning.comparison import Baselines, Comparison
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
@@ -181,10 +181,10 @@ class Assembled:
 
         return evaluate(self.model, params, self.dataset.test())
 
-    def compare(self) -> dict[str, dict[str, float]]:
+    def compare(self) -> Baselines | None:
         """The baselines that the experiment asks for; none in an unseeded run."""
         if self.experiment.compare is None or self.experiment.seed is None:
-            return {}
+            return None
         fresh = build_model(self.experiment, self.given, self.dataset, self.randomness)
         return self.experiment.compare.measure(fresh, self.dataset, public=self.randomness.public)
 
@@ -221,8 +221,8 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
         raise ConfigError("data: the test set is empty, so nothing could be measured")
     if experiment.debug and experiment.seed is None:
         raise ConfigError(
-            "debug is on, but figures outside the guarantee are for seeded simulations only: "
-            "set debug: false or give a seed"
+            "debug is on, but figures outside the guarantee are for seeded simulations only: set "
+            "debug: false or give a seed"
         )
     model = build_model(experiment, given, dataset, randomness)
     check_labels(dataset.test(), model.outputs, where="the test set")
@@ -263,8 +263,7 @@ def check_budget(experiment: Experiment) -> None:
     if experiment.budget.epsilon is not None and not private:
         raise ConfigError(
             f"budget.epsilon is {experiment.budget.epsilon:g}, but nothing adds noise: set it to "
-            "null, "
-            "or use trainer.kind: dp_sgd or federation.mechanism.kind: gaussian"
+            "null, or use trainer.kind: dp_sgd or federation.mechanism.kind: gaussian"
         )
 
 
@@ -273,8 +272,7 @@ def _check_given(experiment: Experiment, given: Given) -> None:
     if experiment.cluster.hosts and (given.model is not None or given.data is not None):
         raise ConfigError(
             "cluster.hosts: Python objects cannot be sent to Ray hosts (nothing is pickled): name "
-            "them as "
-            "module:function, or set cluster.hosts to 0"
+            "them as module:function, or set cluster.hosts to 0"
         )
     for field, component, value in (
         ("model", experiment.model, given.model),
@@ -284,8 +282,7 @@ def _check_given(experiment: Experiment, given: Given) -> None:
         if factory.startswith(GIVEN) and value is None:
             raise ConfigError(
                 f"{field}: this run was given a Python object ({factory.removeprefix(GIVEN)}): "
-                "pass it "
-                f"again, as codex_ray.run(..., {field}=...)"
+                f"pass it again, as codex_ray.run(..., {field}=...)"
             )
 
 

@@ -67,6 +67,7 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
     state = Checkpoints(directory.checkpoint).load()
     population = assembled.dataset.population
     spends = all_spends(assembled, state)
+    baselines = assembled.compare()
     words = UNSEEDED if experiment.seed is None else SIMULATION
     result = RunResult(
         name=experiment.name,
@@ -87,7 +88,8 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         model_sha256=parameters_sha256(state.params),
         seed=experiment.seed,
         randomness=words,
-        baselines=assembled.compare(),
+        baselines=baselines.summary() if baselines else {},
+        alone=baselines.alone if baselines else [],
         directory=str(directory.path),
     )
     write_model(directory, state.params, assembled.model.names())

@@ -102,9 +102,7 @@ _CODECS: dict[Any, _Codec] = {
 
 
 class Message:
-    """The base of every message: a frozen dataclass with a `tag` and the `stage` it belongs
-    to.
-    """
+    """The base of every message: a frozen dataclass with a `tag` and its `stage`."""
 
     tag: ClassVar[int]
     stage: ClassVar[Stage]

@@ -1,6 +1,4 @@
-"""The seam over Ray: chunks of clients on host actors, two in flight each, every wait with a
-deadline.
-"""
+"""The seam over Ray: chunks of clients, two in flight a host, every wait with a deadline."""
 
 from __future__ import annotations
 
@@ -125,9 +123,7 @@ class RayTransport:
         return [_Chunk(tuple(held), host) for host, held in sorted(by_host.items())]
 
     def _shared(self, outbox: Frames) -> Any | None:
-        """The frame that everyone gets, put into the object store once, when it is one and is
-        large.
-        """
+        """The large frame that everyone gets, put into the object store once; else None."""
         first = next(iter(outbox.values()))
         if len(first) < INLINE or any(frame is not first for frame in outbox.values()):
             return None
@@ -193,8 +189,7 @@ def await_ready(hosts: Sequence[Any], *, deadline: float) -> None:
                 raise ClusterError(
                     f"host {number} did not start within {deadline:g} s: the cluster has "
                     f"{have.get('CPU', 0):g} CPUs and {have.get('memory', 0) / 2**30:.1f} GiB: "
-                    "lower "
-                    "cluster.hosts or add nodes"
+                    "lower cluster.hosts or add nodes"
                 ) from None
             except RayActorError as error:
                 cause = getattr(error, "cause", None) or error

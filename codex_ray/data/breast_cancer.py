@@ -87,8 +87,8 @@ class BreastCancer(Component):
         low, high = self.records
         if not 1 <= low <= high:
             raise ConfigError(
-                f"data.records: [{low}, {high}] is no range of sizes: "
-                "write the fewest records first, at least 1"
+                f"data.records: [{low}, {high}] is no range of sizes: write the fewest records "
+                "first, at least 1"
             )
         return self
 

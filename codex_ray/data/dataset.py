@@ -37,8 +37,8 @@ class Records:
         if not finite.all():
             place = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise DataError(
-                f"{where}: feature {place[1:]} of record {place[0]} is "
-                f"{self.features[place]}: impute or drop it before training"
+                f"{where}: feature {place[1:]} of record {place[0]} is {self.features[place]}: "
+                "impute or drop it before training"
             )
         if len(self.labels) and int(self.labels.min()) < 0:
             raise DataError(f"{where}: label {int(self.labels.min())} is negative: count from 0")

@@ -48,8 +48,8 @@ def import_by_name(dotted: str, field: str) -> Any:
     module_name, colon, path = dotted.partition(":")
     if not (module_name and colon and path):
         raise ConfigError(
-            f"{field}: {dotted!r} names no object: write package.module:name, "
-            "with a colon between the module and the name"
+            f"{field}: {dotted!r} names no object: write package.module:name, with a colon between "
+            "the module and the name"
         )
     found: Any = _import_module(module_name, field)
     for name in path.split("."):

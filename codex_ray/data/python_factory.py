@@ -50,8 +50,8 @@ class CheckedDataset:
         where = f"{self.source}, {who}"
         if not isinstance(records, Records):
             raise DataError(
-                f"{where}: got a {type(records).__name__}, not Records: "
-                "return codex_ray.data.dataset.Records(features, labels)"
+                f"{where}: got a {type(records).__name__}, not Records: return "
+                "codex_ray.data.dataset.Records(features, labels)"
             )
         return as_records(records.features, records.labels, where=where)
 
@@ -66,8 +66,8 @@ class PythonData(Component):
     kind: Literal["python"] = "python"
     factory: str = Field(
         description="The function that makes the data set, as package.module:function; the working "
-        "directory is searched too. A parameter named `public` receives the run's public SeedTree, "
-        "from which splits are drawn."
+        "directory is searched too. A parameter named `public` receives the run's public "
+        "SeedTree, from which splits are drawn."
     )
     args: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments that the function is called with."
@@ -100,8 +100,8 @@ class PythonData(Component):
         """What the factory returns; wrong arguments are told apart from an error within."""
         if not callable(factory):
             raise ConfigError(
-                f"data.factory: {self.factory} is a {type(factory).__name__}, not a function: "
-                "name the function that makes the data set"
+                f"data.factory: {self.factory} is a {type(factory).__name__}, not a function: name "
+                "the function that makes the data set"
             )
         signature = inspect.signature(factory)
         args = dict(self.args)

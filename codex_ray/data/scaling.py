@@ -30,8 +30,8 @@ def _not_empty(ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float,
     for name, (low, high) in ranges.items():
         if not low < high:
             raise ConfigError(
-                f"data.ranges.{name}: the range [{low:g}, {high:g}] is empty: "
-                "write the lower end first, and a higher one second"
+                f"data.ranges.{name}: the range [{low:g}, {high:g}] is empty: write the lower end "
+                "first, and a higher one second"
             )
     return ranges
 

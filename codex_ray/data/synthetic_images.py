@@ -81,8 +81,8 @@ class SyntheticImages(Component):
         low, high = self.records_per_client
         if not 1 <= low <= high:
             raise ConfigError(
-                f"data.records_per_client: [{low}, {high}] is no range of sizes: "
-                "write the fewest records first, at least 1"
+                f"data.records_per_client: [{low}, {high}] is no range of sizes: write the fewest "
+                "records first, at least 1"
             )
         return self
 

@@ -90,8 +90,8 @@ class CsvFiles(Component):
     )
     ranges: Ranges = Field(
         description="Public range of each feature column, as name: [low, high], by which it is "
-        "scaled to [-1, 1] and clipped; without a header the names are column numbers from 0. Only "
-        "these columns are used, in this order."
+        "scaled to [-1, 1] and clipped; without a header the names are column numbers from 0. "
+        "Only these columns are used, in this order."
     )
     header: bool = Field(True, description="Whether the first line of each file names its columns.")
     delimiter: str = Field(
@@ -122,8 +122,8 @@ class CsvFiles(Component):
     def _consistent(self) -> CsvFiles:
         if (self.test_file is None) == (self.test_fraction is None):
             raise ConfigError(
-                "data.test_file and data.test_fraction: set exactly one, to say where "
-                "the test set comes from"
+                "data.test_file and data.test_fraction: set exactly one, to say where the test "
+                "set comes from"
             )
         if self.label in self.ranges:
             raise ConfigError(

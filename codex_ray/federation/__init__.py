@@ -1,3 +1,1 @@
-"""The round: sample, train, sum, release, step, over one seam, with no knowledge of torch.nn or
-ray.
-"""
+"""The round: sample, train, sum, release, step, over one seam, knowing no torch.nn and no ray."""

@@ -30,9 +30,7 @@ class Algorithm(Protocol):
 
 
 class FedAvg(Component):
-    """Federated averaging with a server step and, if asked for, momentum (FedAvgM, Hsu et al.
-    2019).
-    """
+    """Federated averaging with a server step and momentum (FedAvgM, Hsu et al. 2019)."""
 
     kind: Literal["fedavg"] = "fedavg"
     learning_rate: float = Field(

@@ -1,6 +1,4 @@
-"""Clients that go silent, drawn ahead of time: the dropouts of a scenario, never of the
-infrastructure.
-"""
+"""Clients that go silent, drawn ahead: the scenario's dropouts, never the infrastructure's."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from codex_ray.wire import kind_of
 
 
 class Dropouts(Component):
-    """The chance of a client to go silent at each point of a round, drawn independently of its
-    data.
+    """A client's chance to go silent at each point of a round, drawn independently of its data.
 
     Independence is what lets the ledger charge only those whose summand was released.
     """

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 class Federation(Component):
-    """What happens to updates between the clients and the global model. Its fields are its
-    configuration.
-    """
+    """What happens to updates between the clients and the global model."""
 
     sampler: EveryClient | PoissonCohorts | FixedSize = Field(
         default=EveryClient(), discriminator="kind", description="Who takes part in a round."
@@ -81,8 +79,6 @@ class Federation(Component):
             if rounds * small > delta / 10:
                 raise ConfigError(
                     f"federation.sampler: a cohort is smaller than {SMALLEST_COHORT} with "
-                    "probability "
-                    f"{small:.1e} a round, and a round without a sum shows who was there: raise "
-                    "the "
-                    "rate or the population"
+                    f"probability {small:.1e} a round, and a round without a sum shows who was "
+                    "there: raise the rate or the population"
                 )

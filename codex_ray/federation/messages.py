@@ -10,9 +10,7 @@ from codex_ray.wire import Floats, Message
 
 @dataclass(frozen=True)
 class TrainTask(Message, tag=1, stage=Stage.TRAIN):
-    """Server to client, the only broadcast: train from these parameters in this attempt at this
-    round.
-    """
+    """Server to client, the only broadcast: train from these parameters in this attempt."""
 
     run: bytes
     round: int
@@ -32,8 +30,6 @@ class DebugRequest(Message, tag=3, stage=Stage.DEBUG):
 
 @dataclass(frozen=True)
 class DebugReport(Message, tag=4, stage=Stage.DEBUG):
-    """What no real server would see: the update's norm, and the fraction of coordinates that were
-    cut.
-    """
+    """What no real server would see: the norm of an update, before and after its encoding."""
 
     figures: Floats  # [2]: norm before encoding, norm after

@@ -137,16 +137,14 @@ class FixedSize(Component):
         return float(self.size < size)
 
     def event(self, inner: DpEvent) -> DpEvent:
-        """Always an error: with one client more, another one leaves the cohort, so the sum moves by
-        two.
+        """Always an error: a client that joins displaces another, so the sum moves by two.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
             "federation.sampler.kind is fixed, which has no client-level event under "
-            "add-or-remove-one: "
-            "use poisson (or all) with federation.mechanism.kind: gaussian"
+            "add-or-remove-one: use poisson (or all) with federation.mechanism.kind: gaussian"
         )
 
     def check(self, population: int) -> None:

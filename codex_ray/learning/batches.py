@@ -1,6 +1,4 @@
-"""Which records meet in a batch. What draws the batches also says what they cost: one event, one
-truth.
-"""
+"""Which records meet in a batch, and what that costs: what draws the batches emits the event."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ class BatchRule(Protocol):
 
 
 class PoissonBatches(Component):
-    """Each record joins each batch by its own coin: the sampling that privacy amplification is
-    proved for.
-    """
+    """Each record joins each batch by its own coin: what amplification is proved for."""
 
     kind: Literal["poisson"] = "poisson"
     sampling_rate: float = Field(gt=0, le=1, description="Chance of a record to be in a batch.")
@@ -83,11 +79,8 @@ class ShuffledBatches(Component):
         return batches
 
     def event(self, noise_multiplier: float) -> DpEvent:
-        """Always an error: Poisson accounting of shuffled batches claims too much (Chua et al.
-        2024).
-        """
+        """Always an error: accounting these as Poisson claims too much (Chua et al. 2024)."""
         raise ConfigError(
             "trainer.batches.kind is shuffled, which has no sound privacy accounting (a Poisson "
-            "epsilon "
-            "would be false): use trainer.batches.kind: poisson with dp_sgd"
+            "epsilon would be false): use trainer.batches.kind: poisson with dp_sgd"
         )

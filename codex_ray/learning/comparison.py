@@ -1,11 +1,12 @@
-"""What federation is worth: each client training alone, and all records pooled, both without
-privacy.
+"""What federation is worth: clients training alone, and all records pooled, without privacy.
 
 Nobody in a real federation can compute either. They belong to the simulation, are outside the
 guarantee, and are left out of unseeded runs.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +21,20 @@ from codex_ray.types import ClientId, Component
 Metrics = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Baselines:
+    """Test metrics of the first clients, each training alone, and of everything pooled."""
+
+    alone: list[Metrics]
+    pooled: Metrics
+
+    def summary(self) -> dict[str, Metrics]:
+        """The mean over the clients, the least accurate of them, and the pooled model."""
+        mean = {k: float(np.mean([m[k] for m in self.alone])) for k in self.alone[0]}
+        worst = min(self.alone, key=lambda m: m["accuracy"])
+        return {"alone": mean, "alone_worst": worst, "pooled": self.pooled}
+
+
 class Comparison(Component):
     """How the two non-private baselines are trained: plain SGD on the same model."""
 
@@ -28,12 +43,8 @@ class Comparison(Component):
     batch_size: int = Field(default=10, ge=1, description="Records in a batch.")
     clients: int = Field(default=20, ge=1, description="At most so many clients are trained alone.")
 
-    def measure(
-        self, model: Model, dataset: FederatedDataset, *, public: SeedTree
-    ) -> dict[str, Metrics]:
-        """Test metrics of `alone` (mean over clients), `alone_worst` and `pooled` from the model's
-        weights.
-        """
+    def measure(self, model: Model, dataset: FederatedDataset, *, public: SeedTree) -> Baselines:
+        """The baselines, each trained from the model's weights."""
         from codex_ray.learning.evaluation import (
             evaluate,
         )  # imports sklearn, which hosts do without
@@ -50,12 +61,10 @@ class Comparison(Component):
             return evaluate(model, start + update, test)
 
         held = [dataset.client(client) for client in range(dataset.population)]
-        alone = [trained(records, c) for c, records in enumerate(held[: self.clients])]
         pooled = Records(
             np.concatenate([r.features for r in held]), np.concatenate([r.labels for r in held])
         )
-        return {
-            "alone": {k: float(np.mean([m[k] for m in alone])) for k in alone[0]},
-            "alone_worst": min(alone, key=lambda m: m["accuracy"]),
-            "pooled": trained(pooled, "pooled"),
-        }
+        return Baselines(
+            alone=[trained(records, c) for c, records in enumerate(held[: self.clients])],
+            pooled=trained(pooled, "pooled"),
+        )

@@ -99,16 +99,15 @@ def check_buffers(module: nn.Module) -> None:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise ModelError(
                 f"model: layer {name!r} is {type(layer).__name__}, which mixes records and keeps "
-                "running "
-                "statistics that no federation averages privately: use GroupNorm instead "
+                "running statistics that no federation averages privately: use GroupNorm instead "
                 "(opacus.validators.ModuleValidator.fix replaces it for you)"
             )
         held = [n for n, b in layer.named_buffers(recurse=False) if b.is_floating_point()]
         if held:
             raise ModelError(
                 f"model: layer {name or type(layer).__name__!r} keeps the buffer {held[0]!r} "
-                "outside its "
-                "parameters, so it would not be trained together: make it a parameter or a constant"
+                "outside its parameters, so it would not be trained together: make it a parameter "
+                "or a constant"
             )
 
 
@@ -151,9 +150,7 @@ class Linear(Component):
 
 
 class Mlp(Component):
-    """Fully connected layers with tanh between them, bounded as DP-SGD likes (Papernot et al.
-    2021).
-    """
+    """Fully connected layers and tanh, bounded as DP-SGD likes it (Papernot et al. 2021)."""
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[int, ...] = Field(default=(32,), description="Width of each hidden layer.")

@@ -26,9 +26,7 @@ from codex_ray.randomness import Stream
 
 
 class KeyedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus' optimiser with noise from a named stream, and with non-finite examples counted as
-    zero.
-    """
+    """Opacus' optimiser with noise from a named stream; non-finite examples count as zero."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, noise: Stream, **options: Any) -> None:
         super().__init__(optimizer, **options)
@@ -49,9 +47,7 @@ class KeyedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no ty
         super().clip_and_accumulate()
 
     def add_noise(self) -> None:
-        """Adds N(0, (noise_multiplier * max_grad_norm)^2) from the stream to each summed
-        coordinate.
-        """
+        """Adds N(0, (noise_multiplier max_grad_norm)^2) from the stream to each coordinate."""
         scale = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             noise = torch.from_numpy(self._noise.normal(p.numel()) * scale).to(p.dtype)
@@ -90,8 +86,8 @@ def check_gradients(model: Model, records: Records) -> None:
         if problems:
             said = str(problems[0]).splitlines()[0]
             raise ModelError(
-                f"model: layer {name!r} ({type(layer).__name__}) cannot be trained with "
-                f"dp_sgd: {said}"
+                f"model: layer {name!r} ({type(layer).__name__}) cannot be trained with dp_sgd: "
+                f"{said}"
             )
     features, labels = as_tensors(records)
     try:
@@ -111,6 +107,6 @@ def check_gradients(model: Model, records: Records) -> None:
             p.grad, p.grad_sample = None, None  # type: ignore[attr-defined]  # Opacus' attribute
     if missing:
         raise ModelError(
-            f"model: parameter {missing[0]!r} gets no per-example gradient: put it in a "
-            "standard layer (Linear, Conv, GroupNorm, Embedding, ...) that Opacus knows"
+            f"model: parameter {missing[0]!r} gets no per-example gradient: put it in a standard "
+            "layer (Linear, Conv, GroupNorm, Embedding, ...) that Opacus knows"
         )

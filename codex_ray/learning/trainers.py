@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 class Trainer(Protocol):
-    """The plug-in point: one client's training from the global parameters, and what it costs a
-    record.
-    """
+    """The plug-in point: one client's training, and what it costs a record."""
 
     @property
     def kind(self) -> str:
@@ -47,9 +45,7 @@ class Trainer(Protocol):
 
 
 class Sgd(Component):
-    """Plain SGD on each client, without a privacy claim (FedAvg's client, McMahan et al. 2017, alg.
-    1).
-    """
+    """Plain SGD on each client, without a privacy claim (McMahan et al. 2017, algorithm 1)."""
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: float = Field(gt=0, description="Step size of local SGD.")
@@ -86,9 +82,7 @@ class Sgd(Component):
 
 
 def as_tensors(records: Records) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features [n, ...] and labels [n] as tensors that share memory with the records where they
-    can.
-    """
+    """Features [n, ...] and labels [n] as tensors, sharing memory with the records if they can."""
     return (
         torch.from_numpy(np.require(records.features, dtype=np.float32, requirements=["W"])),
         torch.from_numpy(np.require(records.labels, dtype=np.int64, requirements=["W"])),
@@ -105,8 +99,7 @@ def check_labels(records: Records, outputs: int, *, where: str) -> None:
     if len(records) and int(records.labels.max()) >= classes:
         raise DataError(
             f"{where}: label {int(records.labels.max())} does not fit a model of {outputs} "
-            "output(s), "
-            f"which learns {classes} classes: set model.outputs, or count labels from 0"
+            f"output(s), which learns {classes} classes: set model.outputs, or count labels from 0"
         )
 
 

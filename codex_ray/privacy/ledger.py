@@ -1,5 +1,4 @@
-"""The ledger: which privacy events each holder of data has paid for, and the epsilon that they add
-up to.
+"""The ledger: which events each holder of data has paid, and the epsilon that they add up to.
 
 There is one ledger for each unit (record or client), and they are never merged: the two say
 different things about different people. The reported epsilon is that of dp_accounting's PLD
@@ -138,9 +137,7 @@ class Ledger:
     paid: dict[ClientId, dict[DpEvent, int]] = field(default_factory=dict)
 
     def entries(self, holder: ClientId, *, extra: DpEvent | None = None) -> Entries:
-        """The holder's events and counts, `extra` once more, in the order in which they were first
-        paid.
-        """
+        """The holder's events and counts, with `extra` once more, as they were first paid."""
         counts = dict(self.paid.get(holder, {}))
         if extra is not None:
             event, times = flatten(extra)

@@ -1,5 +1,4 @@
-"""Client-level mechanisms: how an update becomes a summand, how a sum is released, and what that
-costs.
+"""Client-level mechanisms: from update to summand, from sum to release, and what that costs.
 
 `encode` (on the client), `release` (on the server) and `event` (for the ledger) sit in one class,
 so that the claim covers what really happens to the vector, its rounding included.
@@ -40,9 +39,7 @@ class PrivacyMechanism(Protocol):
     def release(
         self, group: GroupSum, *, grid: FixedPoint, expected: float, noise: Stream
     ) -> torch.Tensor:
-        """The mean update [d], float64, that may be published; `expected` is the public cohort
-        size.
-        """
+        """The mean update [d] that may be published; `expected` is the public cohort size."""
         ...
 
     def event(self) -> DpEvent | None:
@@ -84,8 +81,7 @@ class NoMechanism(Component):
 
 
 class CentralGaussian(Component):
-    """Clip each client's update, add Gaussian noise to the sum at release (McMahan et al. 2018,
-    alg. 1).
+    """Clip each update, add Gaussian noise to the sum at release (McMahan et al. 2018, alg. 1).
 
     The sum is divided by the public expected cohort size, never by the real one, which depends on
     who is there. Rounding to the grid can add to a norm, so a client clips to `clip_norm` less that
@@ -108,9 +104,8 @@ class CentralGaussian(Component):
         if grid.rounding_norm(dimension) > 0.1 * self.clip_norm:
             raise ConfigError(
                 f"federation.sampler: a sum of up to {summands} updates of {dimension} parameters "
-                "does "
-                "not fit 32-bit words (rounding would take a tenth of the clip norm): lower the "
-                "rate"
+                "does not fit 32-bit words (rounding would take a tenth of the clip norm): lower "
+                "the rate"
             )
         return grid
 

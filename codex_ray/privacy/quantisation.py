@@ -1,6 +1,4 @@
-"""Fixed point: every sum is a sum of integers modulo 2^32, so that no order or grouping can change
-it.
-"""
+"""Fixed point: every sum is one of integers modulo 2^32, which no order or grouping changes."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ LARGEST: int = 2 ** (WORD_BITS - 1) - 1
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """A grid on which `summands` vectors with coordinates in [-bound, bound] add up without
-    wrapping.
+    """A grid on which `summands` vectors over [-bound, bound] add up without wrapping.
 
     Attributes:
         bound: largest absolute coordinate of one summand, in the units of the update.

@@ -1,6 +1,4 @@
-"""Checkpoints: a server state as one safetensors file, replaced whole or not at all, never a
-pickle.
-"""
+"""Checkpoints: a server state as one safetensors file, replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -81,7 +79,6 @@ def _read(file: Path) -> ServerState:
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, PrivacyError) as error:
         raise RunDirectoryError(
-            f"{file}: is no readable checkpoint ({type(error).__name__}): delete it to resume "
-            "from the one "
-            "before it"
+            f"{file}: is no readable checkpoint ({type(error).__name__}): delete it to resume from "
+            "the one before it"
         ) from error

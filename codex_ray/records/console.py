@@ -153,21 +153,20 @@ def _rounds_in_words(result: RunResult) -> str:
 
 
 def client_table(result: RunResult) -> Table | None:
-    """Epsilon and bytes of each client, when each has its own; None otherwise or when they are
-    many.
-    """
+    """What each client spent, sent and reaches alone; None when they are many."""
     spends = [spend for spend in result.privacy if spend["client"] is not None]
     if not spends or len(spends) > 40:
         return None
+    alone = {client: metrics["accuracy"] for client, metrics in enumerate(result.alone)}
     table = Table(show_edge=False)
-    table.add_column("client", justify="right")
-    table.add_column("epsilon", justify="right")
-    table.add_column("noised steps released", justify="right")
-    table.add_column("bytes sent", justify="right")
+    headings = ("client", "accuracy alone", "epsilon", "noised steps released", "bytes sent")
+    for heading in headings:
+        table.add_column(heading, justify="right")
     for spend in spends:
         client = int(spend["client"])
         table.add_row(
             str(client),
+            f"{alone[client]:.3f}" if client in alone else "-",
             f"{float(spend['epsilon']):.3f}",
             str(spend["releases"]),
             f"{result.bytes_up.get(client, 0):,}",

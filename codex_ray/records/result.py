@@ -17,8 +17,8 @@ from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_a
 
 SIMULATION = (
     "SIMULATION: every stream of randomness is derived from the seed, so the noise can be "
-    "reproduced by "
-    "anyone who knows it and protects nobody; set seed: null to draw it from the operating system"
+    "reproduced by anyone who knows it and protects nobody; set seed: null to draw it from the "
+    "operating system"
 )
 UNSEEDED = "noise was drawn from the operating system and never written down"
 
@@ -41,6 +41,7 @@ class RunResult(BaseModel):
             rests on hidden cohorts: then it is empty.
         randomness: whether the noise can be replayed, in words.
         baselines: alone, alone_worst and pooled, outside the guarantee; empty when not asked for.
+        alone: the first clients, each training alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -64,6 +65,7 @@ class RunResult(BaseModel):
     seed: int | None
     randomness: str
     baselines: dict[str, dict[str, float]] = Field(default_factory=dict)
+    alone: list[dict[str, float]] = Field(default_factory=list)
     directory: str = ""
 
     @property

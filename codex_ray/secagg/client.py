@@ -105,8 +105,8 @@ class SecAggClient:
         self._plan = plan
         if summand.dtype != np.uint32 or summand.shape != (context.dimension,):
             raise self._refusal(
-                f"the summand is {summand.dtype} {summand.shape}, "
-                f"the session sums uint32 ({context.dimension},)"
+                f"the summand is {summand.dtype} {summand.shape}, the session sums uint32 "
+                f"({context.dimension},)"
             )
         self._summand: Residues | None = summand.copy()
         self._secrets: _Secrets | None = None

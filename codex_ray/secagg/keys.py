@@ -159,6 +159,6 @@ def unseal(
         return AESGCM(key).decrypt(_NONCE, sealed, _header(context, sender, receiver))
     except (InvalidTag, ValueError) as error:
         raise ProtocolError(
-            f"shares of client {sender} for client {receiver} do not open: "
-            "altered on the way, or of another session or model"
+            f"shares of client {sender} for client {receiver} do not open: altered on the way, or "
+            "of another session or model"
         ) from error

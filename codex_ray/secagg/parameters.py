@@ -79,8 +79,8 @@ def fewest_survivors(members: int, corrupt: float) -> int:
     """
     if members < SMALLEST_COHORT:
         raise ConfigError(
-            f"a secure sum needs {SMALLEST_COHORT} clients, but the cohort is {members}: "
-            "raise the cohort, or use federation.protocol.kind: clear"
+            f"a secure sum needs {SMALLEST_COHORT} clients, but the cohort is {members}: raise the "
+            "cohort, or use federation.protocol.kind: clear"
         )
     return max(2, (members + _at_least_one(corrupt, members)) // 2 + 1)
 
@@ -111,8 +111,8 @@ def plan(
     default = minimum if complete else low
     if threshold is not None and not low <= threshold <= high:
         raise ConfigError(
-            f"{_KEY}.threshold is {threshold}, but the cohort is {members}: "
-            f"with {degree} neighbours it can be {low} to {high}; leave it out to get {default}"
+            f"{_KEY}.threshold is {threshold}, but the cohort is {members}: with {degree} "
+            f"neighbours it can be {low} to {high}; leave it out to get {default}"
         )
     threshold = threshold or default
     return Plan(members, degree, threshold, max(minimum, threshold) if complete else minimum)

@@ -60,8 +60,8 @@ class PlainClient:
         """
         if summand.dtype != np.uint32 or summand.shape != (context.dimension,):
             raise ProtocolError(
-                f"client {me} refuses: the summand is {summand.dtype} {summand.shape}, "
-                f"the session sums uint32 ({context.dimension},)"
+                f"client {me} refuses: the summand is {summand.dtype} {summand.shape}, the session "
+                f"sums uint32 ({context.dimension},)"
             )
         self._me = me
         self._summand: Residues | None = summand

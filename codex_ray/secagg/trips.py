@@ -32,8 +32,8 @@ def need(answered: Collection[object], minimum: int, stage: Stage) -> None:
     """
     if len(answered) < minimum:
         raise SumAborted(
-            f"{stage.name.lower()}: {len(answered)} clients can go on, {minimum} are needed: "
-            "raise the cohort, or wait longer for its answers"
+            f"{stage.name.lower()}: {len(answered)} clients can go on, {minimum} are needed: raise "
+            "the cohort, or wait longer for its answers"
         )
 
 

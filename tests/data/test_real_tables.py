@@ -29,9 +29,7 @@ HEART = {
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    """The folder, or a skip that says how to name it."""
-    if "CODEX_RAY_DATA" not in os.environ:
-        pytest.skip("set CODEX_RAY_DATA to a folder with heart/ and credit_default/")
+    """The folder of real data; without one these tests are deselected."""
     return Path(os.environ["CODEX_RAY_DATA"])
 
 
