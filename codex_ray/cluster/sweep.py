@@ -107,7 +107,9 @@ def _sweep(
     points = _points(description, trials)
     if not points:
         raise ClusterError(f"every trial failed; the first said: {trials[0].error}")
-    picture = draw_frontier(points, title=description.question, note=NOT_ACCOUNTED)
+    picture = draw_frontier(
+        points, title=description.question, metric=description.metric, note=NOT_ACCOUNTED
+    )
     write_atomically(folder / "frontier.png", picture)
     return trials, folder, description
 

@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.data.in_memory import InMemory, as_records
-from codex_ray.data.partition import dirichlet_split, draw_sizes, stratified_holdout
+from codex_ray.data.partition import check_sizes, dirichlet_split, draw_sizes, stratified_holdout
 from codex_ray.data.scaling import PublicScaling, Ranges
-from codex_ray.errors import ConfigError, DataError
+from codex_ray.errors import DataError
 from codex_ray.randomness import SeedTree
 from codex_ray.types import Component
 
@@ -84,12 +84,7 @@ class BreastCancer(Component):
 
     @model_validator(mode="after")
     def _bounds(self) -> BreastCancer:
-        low, high = self.records
-        if not 1 <= low <= high:
-            raise ConfigError(
-                f"data.records: [{low}, {high}] is no range of sizes: write the fewest records "
-                "first, at least 1"
-            )
+        check_sizes(self.records, field="data.records")
         return self
 
     def open(self, public: SeedTree) -> FederatedDataset:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codex_ray.errors import DataError
+from codex_ray.errors import ConfigError, DataError
 
 Indices = npt.NDArray[np.int64]
 
@@ -37,6 +37,20 @@ def stratified_holdout(
     chosen = np.zeros(len(labels), dtype=bool)
     chosen[np.concatenate([np.empty(0, np.int64), *held_out])] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def check_sizes(bounds: tuple[int, int], *, field: str) -> None:
+    """Returns when (fewest, most) is a range of sizes.
+
+    Raises:
+        ConfigError: it is not; the message names the field.
+    """
+    low, high = bounds
+    if not 1 <= low <= high:
+        raise ConfigError(
+            f"{field}: [{low}, {high}] is no range of sizes: write the fewest records first, at "
+            "least 1"
+        )
 
 
 def draw_sizes(

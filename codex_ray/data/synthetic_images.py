@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.data.in_memory import as_records, check_client
-from codex_ray.errors import ConfigError
+from codex_ray.data.partition import check_sizes
 from codex_ray.randomness import SeedTree
 from codex_ray.types import ClientId, Component
 
@@ -78,12 +78,7 @@ class SyntheticImages(Component):
 
     @model_validator(mode="after")
     def _bounds(self) -> SyntheticImages:
-        low, high = self.records_per_client
-        if not 1 <= low <= high:
-            raise ConfigError(
-                f"data.records_per_client: [{low}, {high}] is no range of sizes: write the fewest "
-                "records first, at least 1"
-            )
+        check_sizes(self.records_per_client, field="data.records_per_client")
         return self
 
     def open(self, public: SeedTree) -> FederatedDataset:

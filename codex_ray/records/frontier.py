@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 
 @dataclass(frozen=True)
@@ -42,35 +43,45 @@ def frontier_of(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def draw_frontier(points: Sequence[Point], *, title: str, note: str) -> bytes:
-    """A PNG of score against epsilon (log scale) with error bars, and the frontier as a line."""
+def draw_frontier(points: Sequence[Point], *, title: str, metric: str, note: str) -> bytes:
+    """A PNG of the metric against epsilon (log scale) with error bars and the frontier."""
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()
     finite = [p for p in points if np.isfinite(p.epsilon)]
-    axes.errorbar(
-        [p.epsilon for p in finite],
-        [p.score for p in finite],
-        yerr=[p.error or 0.0 for p in finite],
-        fmt="o",
-        color="#999",
-        capsize=2,
-        label="a setting (mean over seeds, standard error)",
-    )
     best = frontier_of(finite)
     axes.plot(
-        [p.epsilon for p in best], [p.score for p in best], "-o", color="#1b6ca8", label="frontier"
+        [p.epsilon for p in best], [p.score for p in best], color="#1b6ca8", lw=2, label="frontier"
     )
+    for shown, color, label in (
+        ([p for p in finite if p not in best], "#aaaaaa", "another setting does better"),
+        (best, "#1b6ca8", "a setting worth its epsilon (mean, standard error over seeds)"),
+    ):
+        axes.errorbar(
+            [p.epsilon for p in shown],
+            [p.score for p in shown],
+            yerr=[p.error or 0.0 for p in shown],
+            fmt="o",
+            color=color,
+            capsize=3,
+            label=label,
+        )
     for point in best:
         axes.annotate(
             point.label,
             (point.epsilon, point.score),
-            xytext=(5, -11),
+            xytext=(0, 8),
             textcoords="offset points",
+            ha="center",
             fontsize=7,
         )
     axes.set_xscale("log")
-    axes.set(xlabel="epsilon", ylabel="score on the pooled test set", title=title)
-    axes.grid(alpha=0.3, which="both")
+    axes.margins(x=0.18, y=0.12)
+    for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_format(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(axis="x", which="both", labelsize=7)
+    axes.set(xlabel="epsilon", ylabel=f"{metric} on the pooled test set")
+    axes.set_title(fill(title, 80), fontsize=11)
+    axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False, fontsize=8)
     figure.text(0.01, -0.01, fill(note, 110), fontsize=7, va="top", color="#666")
     buffer = BytesIO()
