@@ -14,6 +14,7 @@ from codex_ray.errors import ConfigError, RunDirectoryError
 from codex_ray.experiment import GIVEN, Assembled, Experiment, Given, assemble, single_thread
 from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import LocalTransport
+from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.report import write_report
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory
@@ -118,7 +119,11 @@ def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment
         raise RunDirectoryError(
             f"{path}: this run has ended: read its result.json, or add rounds with --set rounds=..."
         )
-    return experiment_from(override(load_yaml(directory.config), overrides)), directory
+    experiment = experiment_from(override(load_yaml(directory.config), overrides))
+    done = Checkpoints(directory.checkpoint).load().round
+    if done > experiment.rounds:
+        raise ConfigError(f"rounds is {experiment.rounds}, but {path} has run {done}: raise it")
+    return experiment, directory
 
 
 def _rounds(assembled: Assembled, directory: RunDirectory) -> Iterator[RoundResult | None]:

@@ -93,8 +93,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from codex_ray.records.run_directory import RunDirectory
 
     overrides = parse_overrides(arguments.set)
-    console = Console()
+    console = Console(markup=False)
     if arguments.resume is not None:
+        if arguments.file is not None or arguments.out is not None:
+            raise ConfigError(
+                "--resume: the run has its own file and directory: give neither FILE nor --out"
+            )
         experiment, directory = open_run(arguments.resume, overrides)
         done = sum(1 for _ in directory.rounds.open("rb")) if directory.rounds.exists() else 0
         out = directory.path
@@ -111,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             progress.round(result)
 
-    console.print(f"{experiment.name}: {experiment.rounds} rounds on {where}, into {out}")
+    console.print(f"{experiment.name}: {experiment.rounds} rounds in {where}, into {out}")
     try:
         with progress.shown():
             if arguments.resume is not None:
@@ -168,7 +172,7 @@ def _account(arguments: argparse.Namespace) -> int:
     from codex_ray.privacy.ledger import accountant_in_words
 
     experiment = plan(arguments.file, parse_overrides(arguments.set))
-    console = Console()
+    console = Console(markup=False)
     words = claims(experiment)
     if not words:
         console.print(

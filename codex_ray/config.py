@@ -142,10 +142,10 @@ def _in_words(problem: ErrorDetails, model: type[BaseModel], data: Mapping[str, 
         case "union_tag_invalid":
             kinds = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
             tag = str(context["tag"])
-            return (
-                f"{key}.kind: {tag!r} is no kind of {path[-1]}: {did_you_mean(tag, kinds)} (one of "
-                f"{', '.join(kinds)})"
-            )
+            every = f"it is one of {', '.join(kinds)}"
+            hint = did_you_mean(tag, kinds)
+            near = f"{hint} ({every})" if hint.endswith("?") else every
+            return f"{key}.kind: {tag!r} is no kind of {path[-1]}: {near}"
         case "union_tag_not_found":
             return f"{key}.kind: is missing: say which kind of {path[-1]} it is"
         case "value_error":

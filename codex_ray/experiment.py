@@ -81,6 +81,7 @@ class Experiment(Component):
     seed: int | None = Field(
         default=0,
         ge=0,
+        strict=True,
         description=(
             "Root of all randomness; null draws noise from the OS and never writes it down."
         ),
@@ -89,12 +90,15 @@ class Experiment(Component):
     data: Annotated[
         BreastCancer | SyntheticImages | CsvFiles | PythonData,
         Field(discriminator="kind", description="Who holds which records."),
-        BeforeValidator(_by_dotted_name),
+        BeforeValidator(
+            _by_dotted_name,
+            json_schema_input_type=str | BreastCancer | SyntheticImages | CsvFiles | PythonData,
+        ),
     ]
     model: Annotated[
         Linear | Mlp | PythonModel,
         Field(discriminator="kind", description="What is trained."),
-        BeforeValidator(_by_dotted_name),
+        BeforeValidator(_by_dotted_name, json_schema_input_type=str | Linear | Mlp | PythonModel),
     ]
     trainer: Sgd | DpSgd = Field(discriminator="kind", description="How a client trains.")
     federation: Federation = Field(default=Federation(), description="What happens to updates.")
@@ -217,6 +221,11 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     experiment.federation.check(
         dataset.population, rounds=experiment.rounds, delta=experiment.budget.delta
     )
+    if experiment.cluster.hosts > dataset.population:
+        raise ConfigError(
+            f"cluster.hosts is {experiment.cluster.hosts}, but there are only {dataset.population} "
+            "clients to carry: lower it"
+        )
     if len(dataset.test()) == 0:
         raise ConfigError("data: the test set is empty, so nothing could be measured")
     if experiment.debug and experiment.seed is None:

@@ -74,6 +74,9 @@ def test_set_overrides_any_field(file, tmp_path, capsys) -> None:
         ("model=no_such_module:build", "model.factory: there is no module 'no_such_module'"),
         ("model=tests.test_cli:nothing", "tests.test_cli has no 'nothing'"),
         ("model=tests.test_cli:with_batch_norm", "is BatchNorm1d"),
+        ("model=tests.test_cli:broken", "tests.test_cli:broken raised ZeroDivisionError"),
+        ("cluster.hosts=7", "cluster.hosts is 7, but there are only 6 clients"),
+        ("seed=true", "seed: True cannot be used"),
         ("data=tests.test_cli:with_nan", "is nan: impute or drop it"),
         ("federation.mechanism={kind: gaussian, clip_norm: 1, noise_multiplier: 1}|"
          "federation.sampler={kind: fixed, size: 4}", "no client-level event"),
@@ -96,6 +99,10 @@ def with_batch_norm() -> Any:
     from torch import nn
 
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+def broken() -> Any:
+    return 1 / 0
 
 
 def with_nan() -> Any:
@@ -135,6 +142,60 @@ def test_wrong_commands_are_one_clear_line(arguments, said, capsys) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_resumed_run_takes_no_file_no_directory_and_no_fewer_rounds(
+    file, tmp_path, capsys
+) -> None:
+    out = str(tmp_path / "run")
+    assert main(["run", str(file), "--out", out, "--set", "rounds=2"]) == 0
+    for extra in ([str(file)], ["--out", "elsewhere"]):
+        assert main(["run", *extra, "--resume", out, "--set", "rounds=3"]) == 2
+        assert "give neither FILE nor --out" in capsys.readouterr().err
+    assert main(["run", "--resume", out, "--set", "rounds=1"]) == 2
+    assert "rounds is 1, but" in capsys.readouterr().err
+
+
+def test_markup_in_a_users_words_is_only_text(file, tmp_path, capsys) -> None:
+    out = tmp_path / "x[bold]y"
+    question = 'question="[/x] is it?"'
+    assert main(["run", str(file), "--out", str(out), "--set", question, "--set", "rounds=1"]) == 0
+    said = capsys.readouterr().out
+    assert "[/x] is it?" in said and "x[bold]y" in said
+
+
+def test_the_live_bar_fits_a_terminal_of_eighty_columns() -> None:
+    import io
+
+    from rich.console import Console
+
+    from codex_ray.federation.state import RoundResult
+    from codex_ray.records.console import Progressing
+
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    progress = Progressing(console, done=0, rounds=30)
+    result = RoundResult(
+        round=8, attempts=1, cohort=10, survivors=9, dropped={}, aborted=None, masks_recovered=0,
+        bytes_up={"total": 0, "largest": 0}, seconds={}, epsilon={"record": 2.951},
+        metrics={"accuracy": 0.9423, "auc": 0.99}, debug={},
+    )  # fmt: skip
+    with progress.shown():
+        progress.ready()
+        progress.round(result)
+    last = next(line for line in reversed(screen.getvalue().splitlines()) if "9/30" in line)
+    for part in ("round", "9/30", "acc 0.942", "eps 2.95", "9/10", "clients/s", ":"):
+        assert part in last, last
+    assert "…" not in last
+
+
+def test_no_claim_is_not_an_epsilon_of_zero(file, tmp_path) -> None:
+    from codex_ray import RunResult
+
+    plain = "trainer={kind: sgd, learning_rate: 0.1}"
+    sets = ["--set", plain, "--set", "budget.epsilon=null", "--set", "rounds=1"]
+    assert main(["run", str(file), "--out", str(tmp_path / "run"), *sets]) == 0
+    assert RunResult.read(tmp_path / "run").epsilon == float("inf")
 
 
 def test_broken_yaml_names_its_line(tmp_path, capsys) -> None:
@@ -228,8 +289,11 @@ def test_the_schema_accepts_the_experiments_and_refuses_a_wrong_one(tmp_path) ->
     assert written == json.loads(json.dumps(schema()))
     for name in ("quickstart", "cross_device"):
         jsonschema.validate(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text()), written)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"rounds": 0}, written)
+    named = yaml.safe_load(Path("experiments/quickstart.yaml").read_text())
+    jsonschema.validate(named | {"model": "my_module:build", "data": "my_module:data"}, written)
+    for wrong in ({"rounds": 0}, named | {"model": {"kind": "linaer"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, written)
 
 
 def test_every_field_of_the_schema_says_what_it_is() -> None:

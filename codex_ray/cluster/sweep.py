@@ -77,16 +77,16 @@ def sweep(
         ConfigError: a point of the grid is no valid experiment; nothing has run.
         ClusterError: every trial failed.
     """
-    console = Console(quiet=True)
+    console = Console(quiet=True, markup=False)
     return _sweep(Path(file), overrides or {}, out=out, console=console)[0]
 
 
 def sweep_and_show(file: str, overrides: Mapping[str, Any], *, out: str | None) -> int:
     """Runs the sweep with a table at its end; 0, or 1 if a trial failed."""
-    console = Console()
-    trials, folder, plan_ = _sweep(Path(file), overrides, out=out, console=console)
+    console = Console(markup=False)
+    trials, folder, description = _sweep(Path(file), overrides, out=out, console=console)
     console.print()
-    console.print(_table(plan_, trials))
+    console.print(_table(description, trials))
     console.print(f"\n{NOT_ACCOUNTED}\n")
     for name in ("sweep.csv", "frontier.png"):
         console.print(f"{name:<16}{folder / name}", soft_wrap=True, highlight=False)
@@ -125,7 +125,9 @@ def _experiments(file: Path, description: Sweep) -> list[tuple[dict[str, Any], E
             found.append((values | {"seed": seed}, plan(base, values | {"seed": seed})))
     if not found:
         raise ConfigError("grid: a key has no values, so there is nothing to run")
-    assemble(found[0][1])
+    for values, experiment in found:
+        if values["seed"] == description.seeds[0]:
+            assemble(experiment)
     return found
 
 
@@ -157,10 +159,12 @@ def _tune(
             ),
         )
         grid = tuner.fit()
-    errors = {result.config["number"]: result.error for result in grid if result.error}
-    metrics = {result.config["number"]: result.metrics for result in grid}
+    # A trial that Ctrl-C kept from starting has no configuration, and no result either.
+    ended = {result.config["number"]: result for result in grid if result.config}
     return [
-        _read_trial(description, values, metrics.get(number) or {}, errors.get(number))
+        _read_trial(description, values, ended[number].metrics or {}, ended[number].error)
+        if number in ended
+        else _read_trial(description, values, {}, InterruptedError("did not run"))
         for number, (values, _) in enumerate(experiments)
     ]
 
@@ -205,7 +209,7 @@ class _Told(tune.Callback):  # type: ignore[misc]  # ray ships no types
     def _say(self, trial: Any, words: str) -> None:
         self._done += 1
         label = self._labels[trial.config["number"]]
-        Console(quiet=self._quiet).print(
+        Console(quiet=self._quiet, markup=False).print(
             f"trial {self._done}/{len(self._labels)}: {label}: {words}", soft_wrap=True
         )
 

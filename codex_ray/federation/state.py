@@ -11,8 +11,6 @@ import torch
 from codex_ray.privacy.ledger import EVERYONE, Ledger
 from codex_ray.types import ClientId, Stage
 
-STAGES = ("sample", "train", "sum", "release", "evaluate")
-
 
 @dataclass(frozen=True)
 class RoundResult:

@@ -194,7 +194,10 @@ def given_model(
         return Model(deepcopy(given), example=example)
     if not callable(given):
         raise ModelError(f"model: {name} is a {type(given).__name__}, not a torch.nn.Module")
-    module = _initialised(given, public)
+    try:
+        module = _initialised(given, public)
+    except Exception as error:  # whatever a user's function raises is bad input, in one line
+        raise ModelError(f"model: {name} raised {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"model: {name} returned {type(module).__name__}, not a torch.nn.Module")
     return Model(module, example=example)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from codex_ray.federation.state import RoundResult
 from codex_ray.records.result import RunResult
@@ -33,13 +33,14 @@ class Progressing:
         self._done = done
         self._rounds = rounds
         self._clients = 0
+        self._shown = ""
         self._started = time.monotonic()
         self._bar = Progress(
             TextColumn("round"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[words]}"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=8),
+            TextColumn("{task.fields[words]}", markup=False, table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal,
         )
@@ -50,13 +51,20 @@ class Progressing:
         self._clients += result.cohort
         rate = self._clients / max(1e-9, time.monotonic() - self._started)
         words = f"{in_words(result)}, {rate:.0f} clients/s"
-        self._bar.update(self._task, completed=result.round + 1, words=words)
+        self._bar.update(self._task, completed=result.round + 1, words=self._in_short(result, rate))
         if not self._console.is_terminal:
             print(
                 f"round {result.round + 1}/{self._rounds}: {words}",
                 file=self._console.file,
                 flush=True,
             )
+
+    def _in_short(self, result: RoundResult, rate: float) -> str:
+        """What fits beside the bar on 80 columns; figures stay until the next ones."""
+        if "accuracy" in result.metrics:
+            self._shown = f"acc {result.metrics['accuracy']:.3f}"
+            self._shown += "".join(f" eps {value:.2f}" for value in result.epsilon.values())
+        return f"{self._shown} {result.survivors}/{result.cohort} {rate:.0f} clients/s".strip()
 
     def ready(self) -> None:
         """Notes that hosts are up: time counts from here."""

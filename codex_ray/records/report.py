@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from codex_ray.records.console import client_table, closing_table, facts, verdict
@@ -85,6 +86,7 @@ def _draw_rounds(axes: Any, result: RunResult, lines: list[dict[str, Any]]) -> N
     if points:
         axes.plot(*zip(*points, strict=True), color=BLUE, lw=2)
     axes.set(title="Learning", xlabel="round", ylabel="test accuracy")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ class RunResult(BaseModel):
 
     @property
     def epsilon(self) -> float:
-        """The largest epsilon of any spend; 0 when no claim is made. See `privacy` for its unit."""
-        return max((float(spend["epsilon"]) for spend in self.privacy), default=0.0)
+        """The largest epsilon of any spend (`privacy` has its unit); infinite without a claim."""
+        return max((float(spend["epsilon"]) for spend in self.privacy), default=math.inf)
 
     @classmethod
     def read(cls, directory: str | Path) -> RunResult:

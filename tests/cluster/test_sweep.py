@@ -68,6 +68,7 @@ def test_a_sweep_ends_with_a_table_a_csv_and_a_picture(file, devices, tmp_path, 
         ({"grid": {}}, "grid"),
         ({"grid": {"federation.mechanism.clip_norm": [1, -1]}}, "clip_norm: -1 cannot be used"),
         ({"base": "nowhere.yaml"}, "no such file"),
+        ({"grid": {"federation.sampler.rate": [0.5, 0.01]}}, "federation"),
         ({"gird": 1}, "did you mean 'grid'?"),
     ],
 )
