@@ -26,8 +26,8 @@ class Cost:
 def costs(experiment: Experiment) -> Iterator[Cost]:
     """The cost after each round, for each unit, up to the last planned round."""
     budget = experiment.budget.epsilon
-    ledgers = {unit: Ledger(unit, experiment.budget.delta) for unit in privacy_events(experiment)}
     events = privacy_events(experiment)
+    ledgers = {unit: Ledger(unit, experiment.budget.delta) for unit in events}
     stopped = False
     for number in range(1, experiment.rounds + 1):
         found = []

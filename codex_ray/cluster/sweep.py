@@ -26,7 +26,7 @@ from codex_ray.config import load_yaml, override, parse_number, resolved, valida
 from codex_ray.errors import ClusterError, ConfigError
 from codex_ray.experiment import Experiment, assemble
 from codex_ray.privacy.ledger import Unit
-from codex_ray.records.frontier import Point, draw_frontier, frontier_of
+from codex_ray.records.frontier import Point, draw_frontier, frontier_of, setting_in_words
 from codex_ray.records.run_directory import RunDirectory, write_atomically
 from codex_ray.types import Component
 
@@ -140,7 +140,7 @@ def _tune(
     """Every experiment as a trial in a process of its own."""
     numbered = {"number": tune.grid_search(list(range(len(experiments))))}
     runs = [resolved(experiment) for _, experiment in experiments]
-    labels = [_in_words(values) for values, _ in experiments]
+    labels = [setting_in_words(values) for values, _ in experiments]
     console.print(f"{description.name}: {len(runs)} trials, into {folder}", soft_wrap=True)
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     with ray_session("local"):
@@ -167,10 +167,6 @@ def _tune(
         else _read_trial(description, values, {}, InterruptedError("did not run"))
         for number, (values, _) in enumerate(experiments)
     ]
-
-
-def _in_words(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
 
 
 def _trial(config: dict[str, Any], *, experiments: list[dict[str, Any]], folder: str) -> None:

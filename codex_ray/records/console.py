@@ -13,6 +13,9 @@ from rich.table import Column, Table
 from codex_ray.federation.state import RoundResult
 from codex_ray.records.result import RunResult
 
+MANY = 40
+"""More clients than this are not shown one by one."""
+
 
 def in_words(result: RoundResult) -> str:
     """The round in a line: accuracy and epsilon so far, survivors."""
@@ -163,7 +166,7 @@ def _rounds_in_words(result: RunResult) -> str:
 def client_table(result: RunResult) -> Table | None:
     """What each client spent, sent and reaches alone; None when they are many."""
     spends = [spend for spend in result.privacy if spend["client"] is not None]
-    if not spends or len(spends) > 40:
+    if not spends or len(spends) > MANY:
         return None
     alone = {client: metrics["accuracy"] for client, metrics in enumerate(result.alone)}
     table = Table(show_edge=False)

@@ -13,6 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 
+def setting_in_words(values: Mapping[str, Any]) -> str:
+    """The last part of each dotted key, and its value."""
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
+
+
 @dataclass(frozen=True)
 class Point:
     """One setting: its epsilon, its mean score over seeds, and the standard error of that mean."""
@@ -30,8 +35,8 @@ class Point:
 
     @property
     def label(self) -> str:
-        """The setting in a few words: the last part of each dotted key, and its value."""
-        return ", ".join(f"{key.rpartition('.')[2]} {v}" for key, v in self.values.items())
+        """The setting in a few words."""
+        return setting_in_words(self.values)
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from codex_ray.records.console import client_table, closing_table, facts, verdict
+from codex_ray.records.console import MANY, client_table, closing_table, facts, verdict
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory, write_atomically
 
@@ -42,8 +42,6 @@ $clients
 of the simulation and outside the guarantee.</p>
 """)
 BLUE, ORANGE, GREY = "#1b6ca8", "#d9822b", "#666666"
-MANY = 40
-"""From so many clients on, they are not shown one by one."""
 
 
 def write_report(directory: RunDirectory, result: RunResult) -> None:
