@@ -1,4 +1,4 @@
-"""The command line: `codex-ray run | sweep | account | schema`."""
+"""The command line: `codex-ray run | sweep | account | bench | schema`."""
 
 from __future__ import annotations
 
@@ -68,6 +68,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(account)
     account.set_defaults(command=_account)
 
+    bench = commands.add_parser(
+        "bench", help="measure secure aggregation beside what it cannot be faster than"
+    )
+    bench.add_argument("subject", choices=["secagg"], help="what to measure")
+    bench.add_argument("--json", metavar="FILE", help="write the figures to a file as well")
+    bench.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="one setting; may be repeated"
+    )
+    bench.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="fewer clients and shorter vectors by this factor, to see that it works",
+    )
+    bench.set_defaults(command=_bench)
+
     schema = commands.add_parser("schema", help="write the JSON schema of an experiment's YAML")
     schema.add_argument("--out", metavar="FILE", help="write to a file instead of the screen")
     schema.set_defaults(command=_schema)
@@ -132,6 +149,33 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         return INTERRUPTED
     _show(console, result.directory)
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from codex_ray.bench.secagg import bench, write_json
+    from codex_ray.bench.settings import SETTINGS
+    from codex_ray.bench.table import WIDEST_TABLE, table_of
+
+    names = [setting.name for setting in SETTINGS]
+    if unknown := sorted(set(arguments.only) - set(names)):
+        raise ConfigError(f"--only: there is no {unknown[0]}: choose of {', '.join(names)}")
+    if not 0 < arguments.scale <= 1:
+        raise ConfigError(f"--scale is {arguments.scale:g}: give a factor above 0 and up to 1")
+    chosen = [setting for setting in SETTINGS if setting.name in (arguments.only or names)]
+    if arguments.scale < 1:
+        chosen = [setting.scaled(arguments.scale) for setting in chosen]
+    console = Console(markup=False)
+    console.print("CPU seconds; nothing else should run on this machine meanwhile.")
+    rows = bench(chosen, watch=lambda row: console.print(f"{row.setting}: {row.seconds:.2f} CPU-s"))
+    Console(width=max(console.width, WIDEST_TABLE)).print(
+        table_of(rows, scaled=arguments.scale < 1)
+    )
+    if arguments.json is not None:
+        write_json(rows, Path(arguments.json))
+        console.print(f"figures: {arguments.json}")
     return 0
 
 

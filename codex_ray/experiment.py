@@ -25,8 +25,8 @@ from codex_ray.learning.comparison import Baselines, Comparison
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
+from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.ledger import Ledger, Unit
-from codex_ray.privacy.quantisation import FixedPoint
 from codex_ray.randomness import Randomness, fresh_secret
 from codex_ray.types import Component
 
@@ -130,10 +130,10 @@ class Assembled:
     dataset: FederatedDataset
     model: Model
     initial: torch.Tensor
-    grid: FixedPoint
+    codec: Codec
 
-    def host(self) -> Host:
-        """A host that can carry any of the clients."""
+    def host(self, *, fold: bool = True) -> Host:
+        """A host that can carry any of the clients; it folds what is only ever added up."""
         experiment = self.experiment
         return Host(
             trainer=LocalTraining(
@@ -141,8 +141,10 @@ class Assembled:
             ),
             mechanism=experiment.federation.mechanism,
             protocol=experiment.federation.protocol,
-            grid=self.grid,
+            codec=self.codec,
+            randomness=self.randomness,
             debug=experiment.debug,
+            fold=fold,
         )
 
     def round(self, transport: Transport) -> Round:
@@ -153,7 +155,7 @@ class Assembled:
             transport = FaultyTransport(transport, dropouts, self.randomness.public)
         return Round(
             federation=experiment.federation,
-            grid=self.grid,
+            codec=self.codec,
             population=self.dataset.population,
             events=privacy_events(experiment),
             budget=experiment.budget.epsilon,
@@ -212,6 +214,7 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     given = given or Given()
     _check_given(experiment, given)
     check_budget(experiment)
+    check_side_data(experiment)
     randomness = Randomness.of(experiment.seed)
     dataset: FederatedDataset
     if given.data is not None:
@@ -239,7 +242,7 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
         check_labels(dataset.client(client), model.outputs, where=f"client {client}")
     initial = model.get()
     experiment.trainer.check(model, dataset.test())
-    grid = experiment.federation.grid(population=dataset.population, dimension=len(initial))
+    codec = experiment.federation.codec(population=dataset.population, dimension=len(initial))
     return Assembled(
         experiment=experiment,
         given=given,
@@ -247,7 +250,7 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
         dataset=dataset,
         model=model,
         initial=initial,
-        grid=grid,
+        codec=codec,
     )
 
 
@@ -273,6 +276,25 @@ def check_budget(experiment: Experiment) -> None:
         raise ConfigError(
             f"budget.epsilon is {experiment.budget.epsilon:g}, but nothing adds noise: set it to "
             "null, or use trainer.kind: dp_sgd or federation.mechanism.kind: gaussian"
+        )
+
+
+def check_side_data(experiment: Experiment) -> None:
+    """Refuses exact figures of records that the trainer promises to protect.
+
+    An update of DP-SGD may be published, and everything that follows from it. The number of records
+    and the loss on them do not follow from it, and the ledger has no event for them.
+
+    Raises:
+        ConfigError: the mechanism asks for figures of the records under a record-level claim.
+    """
+    asked = sorted(experiment.federation.mechanism.asks)
+    if asked and experiment.trainer.kind == "dp_sgd":
+        field = "weights" if "records" in asked else "metrics"
+        raise ConfigError(
+            f"federation.mechanism.{field} sums exact figures of the clients' records "
+            f"({', '.join(asked)}), which the record-level claim of trainer.kind dp_sgd does not "
+            "cover: leave weights uniform and metrics out, or use trainer.kind: sgd"
         )
 
 

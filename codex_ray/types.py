@@ -13,10 +13,32 @@ from pydantic import BaseModel, ConfigDict
 ClientId: TypeAlias = int
 """A client's number in its population, from 0. Never a Ray handle."""
 
-Residues: TypeAlias = npt.NDArray[np.uint32]
-"""A vector over Z_{2^32}: all that is ever summed, and its sums do not depend on the order."""
+Residues: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+"""A vector over Z_{2^b}: all that is ever summed, and its sums do not depend on the order.
+
+Its words are uint16 for b = 16 and uint32 for b from 17 to 32, with zeros above the b-th bit.
+"""
 
 WORD_BITS = 32
+"""The width b of a residue where nothing else is said."""
+
+
+def word_type(bits: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    """The smallest unsigned word that holds a residue modulo 2^bits.
+
+    Raises:
+        ValueError: bits is not from 16 to 32.
+    """
+    if not 16 <= bits <= 32:
+        raise ValueError(f"a residue has 16 to 32 bits, not {bits}")
+    return np.dtype(np.uint16) if bits == 16 else np.dtype(np.uint32)
+
+
+def reduce(words: Residues, bits: int) -> Residues:
+    """`words` modulo 2^bits, in place."""
+    if bits not in (16, 32):
+        np.bitwise_and(words, np.uint32((1 << bits) - 1), out=words)
+    return words
 
 
 class Component(BaseModel):
@@ -31,11 +53,14 @@ class Stage(IntEnum):
     """The trips of one round, in order: a client that is silent at one is silent to the end."""
 
     TRAIN = 0
-    ADVERTISE_KEYS = 1
-    SHARE_KEYS = 2
-    MASKED_INPUT = 3
-    UNMASK = 4
-    DEBUG = 5
+    ENROL = 1
+    ADVERTISE_KEYS = 2
+    REVEAL_NONCES = 3
+    SHARE_KEYS = 4
+    MASKED_INPUT = 5
+    CONFIRM_SURVIVORS = 6
+    UNMASK = 7
+    DEBUG = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,7 @@ class SessionContext:
         model_digest: SHA-256 of the parameters that the clients trained on. A server that sends two
             models gets masks that do not cancel (Pasquini et al. 2022).
         dimension: length of every summand.
+        bits: summands are residues modulo 2^bits, from 16 to 32.
     """
 
     run: bytes
@@ -57,11 +83,12 @@ class SessionContext:
     attempt: int
     model_digest: bytes
     dimension: int
+    bits: int = WORD_BITS
 
 
 @dataclass(frozen=True)
 class GroupSum:
-    """All that the server ever learns: who is in the sum, and the sum [d] modulo 2^32."""
+    """All that the server ever learns: who is in the sum, and the sum [d] modulo 2^bits."""
 
     members: tuple[ClientId, ...]
     total: Residues  # [d]

@@ -4,17 +4,18 @@ No role ever receives an arbitrary Python object. A message class declares its f
 and gets `to_frame` from here; `read_frame` rebuilds it, and refuses every frame that is cut, too
 long, of an unknown tag, or of a kind that the reader did not ask for.
 
-The tag takes 4 bytes, so that a vector that comes first is aligned. Layouts, all little-endian:
-`int` 8 bytes; `bytes` a 4-byte length and the bytes; `Words` (uint32 vector) and `Floats` (float32
-vector) a 4-byte count and the words; `tuple[int, ...]` a 4-byte count and 4 bytes each; `dict[int,
-bytes]` a 4-byte count and for each entry, in increasing order of the key, 4 bytes of key, a 4-byte
-length and the bytes.
+A frame opens with the tag and the version of the encoding, 2 bytes each. Layouts of the fields, all
+little-endian: `int` 8 bytes; `bytes` a 4-byte length and the bytes; `Floats` (float32 vector) a
+4-byte count and the words; `Words` (unsigned vector) the same after 4 bytes that give the size of a
+word, 1, 2 or 4; `tuple[int, ...]` a 4-byte count and 4 bytes each; `dict[int, bytes]` a 4-byte
+count and for each entry, in increasing order of the key, 4 bytes of key, a 4-byte length and the
+bytes. So a vector that comes first is aligned, and a message has one encoding only.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Self, TypeAlias, get_type_hints
 
@@ -24,11 +25,16 @@ import numpy.typing as npt
 from codex_ray.errors import ProtocolError
 from codex_ray.types import Stage
 
-Words: TypeAlias = npt.NDArray[np.uint32]
+VERSION = 2
+"""Of the encoding: a frame of any other is refused."""
+
+Words: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Frame: TypeAlias = bytes | memoryview
 
+_HEAD = struct.Struct("<HH")
 _U32 = struct.Struct("<I")
+_ENTRY = struct.Struct("<II")
 _I64 = struct.Struct("<q")
 
 
@@ -50,52 +56,85 @@ class _Reader:
         return piece
 
     def count(self) -> int:
-        return int(_U32.unpack(self.take(4))[0])
+        at = self._at
+        if at + 4 > len(self._view):
+            raise ProtocolError(f"frame is cut: a count wanted at {at} of {len(self._view)}")
+        self._at = at + 4
+        return int(_U32.unpack_from(self._view, at)[0])
+
+    def entry(self) -> tuple[int, bytes]:
+        """An entry of a map: its key, and as many bytes as it says."""
+        at = self._at + 8
+        if at > len(self._view):
+            raise ProtocolError(f"frame is cut: an entry wanted at {at - 8} of {len(self._view)}")
+        key, size = _ENTRY.unpack_from(self._view, at - 8)
+        if at + size > len(self._view):
+            raise ProtocolError(f"frame is cut: {size} bytes wanted at {at} of {len(self._view)}")
+        self._at = at + size
+        return key, bytes(self._view[at : at + size])
 
     def done(self) -> None:
         if self._at != len(self._view):
             raise ProtocolError(f"frame has {len(self._view) - self._at} bytes too many")
 
 
-def _write_words(value: npt.NDArray[Any], dtype: str) -> bytes:
+_Pieces: TypeAlias = list[bytes | memoryview]
+"""What a field adds to a frame: joined once, so that a vector is copied once."""
+
+
+def _write_vector(value: npt.NDArray[Any], dtype: str) -> _Pieces:
     array = np.ascontiguousarray(value, dtype=dtype)
     if array.ndim != 1:
         raise ProtocolError(f"a frame carries vectors, not an array of shape {array.shape}")
-    return _U32.pack(array.size) + array.tobytes()
+    return [_U32.pack(array.size), array.data]
 
 
-def _read_words(reader: _Reader, dtype: str) -> npt.NDArray[Any]:
-    return np.frombuffer(reader.take(4 * reader.count()), dtype=dtype)
+def _read_vector(reader: _Reader, dtype: str) -> npt.NDArray[Any]:
+    return np.frombuffer(reader.take(np.dtype(dtype).itemsize * reader.count()), dtype=dtype)
 
 
-def _write_map(value: dict[int, bytes]) -> bytes:
-    parts = [_U32.pack(len(value))]
+def _write_words(value: Words) -> _Pieces:
+    size = value.dtype.itemsize
+    if value.dtype.kind != "u" or size not in (1, 2, 4):
+        raise ProtocolError(f"a frame carries words of 1, 2 or 4 bytes, not {value.dtype}")
+    return [_U32.pack(size), *_write_vector(value, f"<u{size}")]
+
+
+def _read_words(reader: _Reader) -> Words:
+    size = reader.count()
+    if size not in (1, 2, 4):
+        raise ProtocolError(f"frame has words of {size} bytes: 1, 2 or 4 are known")
+    return _read_vector(reader, f"<u{size}")
+
+
+def _write_map(value: dict[int, bytes]) -> _Pieces:
+    parts: _Pieces = [_U32.pack(len(value))]
     for key in sorted(value):
-        parts += [_U32.pack(key), _U32.pack(len(value[key])), value[key]]
-    return b"".join(parts)
+        parts += [_ENTRY.pack(key, len(value[key])), value[key]]
+    return parts
 
 
 def _read_map(reader: _Reader) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     last = -1
     for _ in range(reader.count()):
-        key = reader.count()
+        key, value = reader.entry()
         if key <= last:
             raise ProtocolError(f"frame lists client {key} after {last}: keys must increase")
-        found[key] = bytes(reader.take(reader.count()))
+        found[key] = value
         last = key
     return found
 
 
-_Codec = tuple[Callable[[Any], bytes], Callable[[_Reader], Any]]
+_Codec = tuple[Callable[[Any], _Pieces], Callable[[_Reader], Any]]
 _CODECS: dict[Any, _Codec] = {
-    int: (_I64.pack, lambda r: _I64.unpack(r.take(8))[0]),
-    bytes: (lambda v: _U32.pack(len(v)) + v, lambda r: bytes(r.take(r.count()))),
-    Words: (lambda v: _write_words(v, "<u4"), lambda r: _read_words(r, "<u4")),
-    Floats: (lambda v: _write_words(v, "<f4"), lambda r: _read_words(r, "<f4")),
+    int: (lambda v: [_I64.pack(v)], lambda r: _I64.unpack(r.take(8))[0]),
+    bytes: (lambda v: [_U32.pack(len(v)), v], lambda r: bytes(r.take(r.count()))),
+    Words: (_write_words, _read_words),
+    Floats: (lambda v: _write_vector(v, "<f4"), lambda r: _read_vector(r, "<f4")),
     tuple[int, ...]: (
-        lambda v: _U32.pack(len(v)) + struct.pack(f"<{len(v)}I", *v),
-        lambda r: tuple(int(x) for x in _read_words(r, "<u4")),
+        lambda v: [_U32.pack(len(v)), struct.pack(f"<{len(v)}I", *v)],
+        lambda r: tuple(int(x) for x in _read_vector(r, "<u4")),
     ),
     dict[int, bytes]: (_write_map, _read_map),
 }
@@ -125,9 +164,10 @@ class Message:
         return cached
 
     def to_frame(self) -> bytes:
-        """The message as bytes: its tag, then the fields in the order of their declaration."""
-        parts = [_U32.pack(self.tag)]
-        parts += [codec[0](getattr(self, name)) for name, codec in self._layout()]
+        """The message as bytes: tag, version, then the fields in the order of their declaration."""
+        parts: _Pieces = [_HEAD.pack(self.tag, VERSION)]
+        for name, codec in self._layout():
+            parts += codec[0](getattr(self, name))
         return b"".join(parts)
 
     @classmethod
@@ -147,11 +187,15 @@ def kind_of(frame: Frame) -> type[Message]:
     """The message class that `frame` says it is.
 
     Raises:
-        ProtocolError: the frame is empty or its tag is unknown.
+        ProtocolError: the frame is empty, of another version, or its tag is unknown.
     """
-    tag = int.from_bytes(frame[:4], "little")
-    if len(frame) < 4 or tag not in Message._kinds:
-        raise ProtocolError(f"frame of unknown kind ({bytes(frame[:4]).hex() or 'empty'})")
+    if len(frame) < _HEAD.size:
+        raise ProtocolError("frame is cut: it has no head")
+    tag, version = _HEAD.unpack(frame[: _HEAD.size])
+    if version != VERSION:
+        raise ProtocolError(f"frame of version {version}: this side speaks version {VERSION}")
+    if tag not in Message._kinds:
+        raise ProtocolError(f"frame of unknown kind ({tag})")
     return Message._kinds[tag]
 
 
@@ -162,7 +206,14 @@ def read_frame(frame: Frame) -> Message:
         ProtocolError: the frame is empty, of an unknown kind, cut, or too long.
     """
     kind = kind_of(frame)
-    reader = _Reader(memoryview(frame)[4:])
+    reader = _Reader(memoryview(frame)[_HEAD.size :])
     values = {name: codec[1](reader) for name, codec in kind._layout()}
     reader.done()
     return kind(**values)
+
+
+def frames_of(outbox: Mapping[int, Message]) -> dict[int, bytes]:
+    """Each receiver's frame; a message for many, known by being one object, is written once."""
+    messages = {id(message): message for message in outbox.values()}
+    written = {key: message.to_frame() for key, message in messages.items()}
+    return {receiver: written[id(message)] for receiver, message in outbox.items()}

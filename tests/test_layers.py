@@ -20,6 +20,7 @@ FLOORS = [
     {"experiment", "config", "accounting"},
     {"running"},
     {"cluster", "api"},
+    {"bench"},
     {"cli", "__init__"},
 ]
 """From the ground up. A room may import from its own floor only itself (and see MAY_SEE)."""
@@ -40,11 +41,11 @@ MAY_SEE = {
 KEPT_IN = {
     "ray": {"cluster"},
     "opacus": {"learning"},
-    "cryptography": {"randomness", "secagg", "records", "cluster"},
+    "cryptography": {"randomness", "secagg", "records", "cluster", "bench"},
     "torch.nn": {"learning"},
     "torch": {"privacy", "learning", "federation", "records", "experiment", "running", "api"},
     "matplotlib": {"records"},
-    "rich": {"records", "cluster", "cli"},
+    "rich": {"records", "cluster", "cli", "bench"},
     "yaml": {"config"},
 }
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib", "random", "marshal", "shelve"}

@@ -16,6 +16,11 @@ from codex_ray.types import Stage
 from codex_ray.wire import Floats, Message, Words, kind_of, read_frame
 
 IDS = st.integers(0, 2**32 - 1)
+WORDS = st.sampled_from([np.uint8, np.uint16, np.uint32]).flatmap(
+    lambda kind: st.lists(st.integers(0, np.iinfo(kind).max), max_size=8).map(
+        lambda words: np.array(words, dtype=kind)
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Everything(Message, tag=250, stage=Stage.DEBUG):
 @given(
     st.integers(-(2**63), 2**63 - 1),
     st.binary(max_size=20),
-    st.lists(IDS, max_size=8),
+    WORDS,
     st.lists(st.floats(width=32, allow_nan=False), max_size=8),
     st.lists(IDS, max_size=8),
     st.dictionaries(IDS, st.binary(max_size=9), max_size=5),
@@ -40,14 +45,15 @@ def test_a_message_comes_back_as_it_was(number, raw, words, floats, ids, sealed)
     message = Everything(
         number,
         raw,
-        np.array(words, dtype=np.uint32),
+        words,
         np.array(floats, dtype=np.float32),
         tuple(ids),
         sealed,
     )
     back = Everything.from_frame(message.to_frame())
     assert (back.number, back.raw, back.ids, back.sealed) == (number, raw, tuple(ids), sealed)
-    np.testing.assert_array_equal(back.words, message.words)
+    np.testing.assert_array_equal(back.words, words)
+    assert back.words.dtype == words.dtype
     np.testing.assert_array_equal(back.floats, message.floats)
     assert back.to_frame() == message.to_frame()
 
@@ -70,7 +76,7 @@ def test_a_longer_frame_is_refused(frame: bytes) -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ProtocolError, match="unknown kind"):
-        kind_of(b"\xff\0\0\0")
+        kind_of(b"\xff\0\2\0")
 
 
 def test_another_kind_than_expected_is_refused(frame: bytes) -> None:
@@ -83,14 +89,54 @@ def test_a_map_with_keys_out_of_order_is_refused() -> None:
         0, b"", *[np.zeros(0, t) for t in (np.uint32, np.float32)], (), {1: b"", 2: b""}
     )
     frame = good.to_frame()
-    swapped = frame[:-16] + frame[-8:] + frame[-16:-8]
-    with pytest.raises(ProtocolError, match="must increase"):
-        read_frame(swapped)
+    for entries in (frame[-8:] + frame[-16:-8], frame[-8:] * 2):
+        with pytest.raises(ProtocolError, match="must increase"):
+            read_frame(frame[:-16] + entries)
 
 
-def test_a_vector_that_comes_first_is_aligned() -> None:
-    words = np.arange(4, dtype=np.uint32)
-    assert MaskedInput.from_frame(MaskedInput(words).to_frame()).words.ctypes.data % 4 == 0
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+def test_the_layout_of_words(kind: type) -> None:
+    words = np.array([1, 255], dtype=kind)
+    size = words.itemsize
+    body = b"".join(number.to_bytes(size, "little") for number in (1, 255))
+    want = bytes([21, 0, 2, 0]) + bytes([size, 0, 0, 0]) + bytes([2, 0, 0, 0]) + body
+    assert MaskedInput(words).to_frame() == want
+
+
+def test_words_in_another_byte_order_have_the_same_encoding() -> None:
+    words = np.array([1, 258, 2**31], dtype=np.uint32)
+    assert MaskedInput(words.astype(">u4")).to_frame() == MaskedInput(words).to_frame()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint64, np.float32, np.bool_])
+def test_no_other_word_is_written(kind: type) -> None:
+    with pytest.raises(ProtocolError, match=f"1, 2 or 4 bytes, not {np.dtype(kind)}"):
+        MaskedInput(np.zeros(3, dtype=kind)).to_frame()
+
+
+@pytest.mark.parametrize("size", [0, 3, 5, 8, 2**31])
+def test_no_other_word_is_read(size: int) -> None:
+    frame = MaskedInput(np.zeros(6, dtype=np.uint32)).to_frame()
+    with pytest.raises(ProtocolError, match=f"words of {size} bytes"):
+        read_frame(frame[:4] + size.to_bytes(4, "little") + frame[8:])
+
+
+def test_a_matrix_is_not_written() -> None:
+    with pytest.raises(ProtocolError, match=r"shape \(2, 3\)"):
+        MaskedInput(np.zeros((2, 3), dtype=np.uint32)).to_frame()
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 65535])
+def test_another_version_is_refused(frame: bytes, version: int) -> None:
+    with pytest.raises(ProtocolError, match=f"frame of version {version}: .* version 2"):
+        read_frame(frame[:2] + version.to_bytes(2, "little") + frame[4:])
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32])
+def test_a_vector_that_comes_first_is_aligned(kind: type) -> None:
+    words = np.arange(4, dtype=kind)
+    back = MaskedInput.from_frame(MaskedInput(words).to_frame()).words
+    assert back.ctypes.data % words.itemsize == 0
 
 
 def test_a_vector_read_from_a_frame_cannot_be_written(frame: bytes) -> None:

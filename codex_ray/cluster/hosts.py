@@ -12,6 +12,7 @@ import ray
 
 from codex_ray.config import experiment_from
 from codex_ray.experiment import assemble, single_thread
+from codex_ray.federation.transport import work_here
 
 
 class HostServer:
@@ -41,6 +42,10 @@ class HostServer:
     def broadcast(self, frame: npt.NDArray[np.uint8], clients: list[int]) -> dict[int, bytes]:
         """Each client's reply to one frame for all of them, which the object store shares."""
         return self._host.handle(dict.fromkeys(clients, frame.data))
+
+    def work(self, task: bytes) -> bytes:
+        """The result of a piece of the server's own work, which no client has a part in."""
+        return work_here(task)
 
 
 HostActor = ray.remote(max_restarts=-1, max_task_retries=0)(HostServer)

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-# Ray reads these when it is imported. A session of our own demands a token that only its processes
-# know.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # a sweep has its own words
-if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-import json
 
 import ray
 from ray.exceptions import RayError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from codex_ray.errors import ClusterError, CodexRayError, HostLost
-from codex_ray.federation.transport import Frames
+from codex_ray.federation.transport import Frames, work_here
 from codex_ray.types import ClientId, Stage
 from codex_ray.wire import Frame, kind_of
 
@@ -29,6 +29,38 @@ class _Chunk:
 
     clients: tuple[ClientId, ...]
     host: int | None
+
+
+@dataclass
+class _Trip:
+    """One exchange under way.
+
+    Attributes:
+        stage: of the frames that go out.
+        outbox: each client's frame.
+        shared: the one large frame that everyone gets, in the object store; else None.
+        own: for each host the chunks that are bound to it.
+        free: chunks for whoever comes first.
+        waiting: the calls that are out, with their hosts and chunks.
+    """
+
+    stage: Stage
+    outbox: Frames
+    shared: Any | None
+    own: dict[int, deque[_Chunk]]
+    free: deque[_Chunk]
+    waiting: dict[Any, tuple[int, _Chunk]] = field(default_factory=dict)
+
+    def next_for(self, host: int) -> _Chunk | None:
+        """The chunk that the host is to do next, taken off its queue."""
+        queue = self.own[host] or self.free
+        return queue.popleft() if queue else None
+
+    def clients_owed(self) -> set[ClientId]:
+        """Everyone bound to a host who has not been heard."""
+        chunks = [chunk for _, chunk in self.waiting.values()]
+        chunks += [chunk for queue in self.own.values() for chunk in queue]
+        return {client for chunk in chunks for client in chunk.clients}
 
 
 class RayTransport:
@@ -47,6 +79,11 @@ class RayTransport:
         self._silent: set[int] = set()
         self.lost: frozenset[ClientId] = frozenset()
 
+    @property
+    def width(self) -> int:
+        """As many machines as there are hosts."""
+        return len(self._hosts)
+
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         """The clients' replies, in the order in which hosts finish.
 
@@ -57,56 +94,67 @@ class RayTransport:
         self.lost = frozenset()
         if not outbox:
             return {}
-        stage = kind_of(next(iter(outbox.values()))).stage
-        chunks = self._chunks(sorted(outbox), stage)
-        shared = self._shared(outbox)
-        inbox: dict[ClientId, bytes] = {}
-        waiting: dict[Any, tuple[int, _Chunk]] = {}
-        todo = {h: deque(c for c in chunks if c.host == h) for h in range(len(self._hosts))}
-        free = deque(c for c in chunks if c.host is None)
+        trip = self._prepare(outbox)
         for _ in range(IN_FLIGHT):
-            for host in todo:
-                self._submit(host, todo[host], free, outbox, shared, waiting)
+            for host in trip.own:
+                self._submit(host, trip)
+        inbox: dict[ClientId, bytes] = {}
         lost: set[ClientId] = set()
-        while waiting:
-            done, _ = ray.wait(list(waiting), timeout=self._deadline)
+        while trip.waiting:
+            done, _ = ray.wait(list(trip.waiting), timeout=self._deadline)
             if not done:  # every host that still owes something has been silent for so long
-                self._silent |= {host for host, _ in waiting.values()}
+                self._silent |= {host for host, _ in trip.waiting.values()}
                 reason = f"hosts {sorted(self._silent)} gave no answer for {self._deadline:g} s"
-                lost |= self._give_up(stage, reason, waiting, todo)
+                lost |= _without(trip.clients_owed(), trip.stage, reason)
                 break
             for ref in done:
-                host, chunk = waiting.pop(ref)
+                host, chunk = trip.waiting.pop(ref)
                 try:
                     inbox |= ray.get(ref, timeout=self._deadline)
                 except RayError as error:
                     cause = cause_of(error)
                     if not isinstance(cause, HostLost):
                         raise cause from error
-                    lost |= self._give_up(stage, f"host {host}: {cause}", {ref: (host, chunk)}, {})
-                self._submit(host, todo[host], free, outbox, shared, waiting)
+                    lost |= _without(set(chunk.clients), trip.stage, f"host {host}: {cause}")
+                self._submit(host, trip)
         self.lost = frozenset(lost)
         return inbox
 
-    def _give_up(
-        self,
-        stage: Stage,
-        reason: str,
-        waiting: dict[Any, tuple[int, _Chunk]],
-        todo: dict[int, deque[_Chunk]],
-    ) -> set[ClientId]:
-        """The clients whose hosts are lost, when the round can only go on without them.
+    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
+        """The result of each piece of the server's own work, from whichever host it fell to.
 
-        From the first unmask request on the survivor set is final: there is no second try.
-
-        Raises:
-            HostLost: it is not final yet.
+        A piece whose host is lost is done here: it needs nothing that only the host had.
         """
-        if stage < Stage.UNMASK:
-            raise HostLost(reason)
-        chunks = [chunk for _, chunk in waiting.values()]
-        chunks += [chunk for queue in todo.values() for chunk in queue]
-        return {client for chunk in chunks for client in chunk.clients}
+        well = [host for number, host in enumerate(self._hosts) if number not in self._silent]
+        if not well:
+            return [work_here(task) for task in tasks]
+        refs = [
+            well[number % len(well)].work.remote(_plain(task)) for number, task in enumerate(tasks)
+        ]
+        results = []
+        for ref, task in zip(refs, tasks, strict=True):
+            try:
+                results.append(ray.get(ref, timeout=self._deadline))
+            except RayError as error:
+                cause = cause_of(error)
+                if not isinstance(cause, HostLost):
+                    raise cause from error
+                results.append(work_here(task))
+        return results
+
+    def _prepare(self, outbox: Frames) -> _Trip:
+        stage = kind_of(next(iter(outbox.values()))).stage
+        chunks = self._chunks(sorted(outbox), stage)
+        return _Trip(
+            stage,
+            outbox,
+            _shared(outbox),
+            {
+                host: deque(chunk for chunk in chunks if chunk.host == host)
+                for host in range(len(self._hosts))
+            },
+            deque(chunk for chunk in chunks if chunk.host is None),
+        )
 
     def _chunks(self, clients: list[ClientId], stage: Stage) -> list[_Chunk]:
         """The clients in chunks: to train, for whoever is free; afterwards, where they are."""
@@ -122,34 +170,19 @@ class RayTransport:
             by_host.setdefault(self._place[client], []).append(client)
         return [_Chunk(tuple(held), host) for host, held in sorted(by_host.items())]
 
-    def _shared(self, outbox: Frames) -> Any | None:
-        """The large frame that everyone gets, put into the object store once; else None."""
-        first = next(iter(outbox.values()))
-        if len(first) < INLINE or any(frame is not first for frame in outbox.values()):
-            return None
-        return ray.put(np.frombuffer(first, dtype=np.uint8))
-
-    def _submit(
-        self,
-        host: int,
-        own: deque[_Chunk],
-        free: deque[_Chunk],
-        outbox: Frames,
-        shared: Any | None,
-        waiting: dict[Any, tuple[int, _Chunk]],
-    ) -> None:
+    def _submit(self, host: int, trip: _Trip) -> None:
         """Gives the host its next chunk, if there is one for it."""
-        if not own and not free:
+        chunk = trip.next_for(host)
+        if chunk is None:
             return
-        chunk = own.popleft() if own else free.popleft()
         for client in chunk.clients:
             self._place[client] = host
         actor = self._hosts[host]
-        if shared is not None:
-            ref = actor.broadcast.remote(shared, list(chunk.clients))
+        if trip.shared is not None:
+            ref = actor.broadcast.remote(trip.shared, list(chunk.clients))
         else:
-            ref = actor.handle.remote({c: _plain(outbox[c]) for c in chunk.clients})
-        waiting[ref] = (host, chunk)
+            ref = actor.handle.remote({c: _plain(trip.outbox[c]) for c in chunk.clients})
+        trip.waiting[ref] = (host, chunk)
 
     def recover(self) -> None:
         """Waits until every host answers again: a dead or hung one is started anew by Ray.
@@ -211,6 +244,27 @@ def cause_of(error: RayError) -> CodexRayError:
     if isinstance(error, RayTaskError):
         return ClusterError(f"an actor failed: {type(cause or error).__name__}: {last}")
     return HostLost(f"{type(error).__name__}: {last}")
+
+
+def _without(clients: set[ClientId], stage: Stage, reason: str) -> set[ClientId]:
+    """The clients that the round goes on without, when it is too late to try it again.
+
+    From the first unmask request on the survivor set is final: there is no second try.
+
+    Raises:
+        HostLost: it is not final yet.
+    """
+    if stage < Stage.UNMASK:
+        raise HostLost(reason)
+    return clients
+
+
+def _shared(outbox: Frames) -> Any | None:
+    """The large frame that everyone gets, put into the object store once; else None."""
+    first = next(iter(outbox.values()))
+    if len(first) < INLINE or any(frame is not first for frame in outbox.values()):
+        return None
+    return ray.put(np.frombuffer(first, dtype=np.uint8))
 
 
 def _plain(frame: Frame) -> bytes:

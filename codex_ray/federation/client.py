@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from codex_ray.errors import HostLost, ProtocolError
-from codex_ray.federation.messages import DebugReport, DebugRequest, Trained, TrainTask
-from codex_ray.privacy.mechanisms import PrivacyMechanism
-from codex_ray.privacy.quantisation import FixedPoint
+from codex_ray.federation.messages import (
+    DebugReport,
+    DebugRequest,
+    Trained,
+    TrainTask,
+)
+from codex_ray.federation.sessions import Sessions
+from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.mechanisms import Fact, PrivacyMechanism
+from codex_ray.privacy.passengers import Told
+from codex_ray.randomness import Randomness
 from codex_ray.secagg.protocols import SumProtocol
 from codex_ray.types import ClientId, SessionContext
 from codex_ray.wire import Frame, Message, read_frame
@@ -32,16 +40,10 @@ class LocalTrainer(Protocol):
         """The updates [n, d] of `clients`, in their order."""
         ...
 
-
-class ClientSession(Protocol):
-    """One client's side of one summation session."""
-
-    def answer(self, message: Message) -> Message:
-        """The reply to the server's message.
-
-        Raises:
-            ProtocolError: the message would make the client reveal more than the protocol allows.
-        """
+    def tell(
+        self, params: torch.Tensor, clients: Sequence[ClientId], asked: Collection[Fact]
+    ) -> list[Told]:
+        """What each client has to tell of its records beside its update, in their order."""
         ...
 
 
@@ -50,7 +52,6 @@ class _Client:
     """What one client holds between the messages of one attempt at one round."""
 
     task: tuple[int, int]
-    session: ClientSession = field(repr=False)
     norm: float
     encoded_norm: float
 
@@ -77,14 +78,17 @@ class Host:
         trainer: LocalTrainer,
         mechanism: PrivacyMechanism,
         protocol: SumProtocol,
-        grid: FixedPoint,
+        codec: Codec,
+        randomness: Randomness,
         debug: bool = False,
+        fold: bool = True,
     ) -> None:
         self._trainer = trainer
         self._mechanism = mechanism
-        self._protocol = protocol
-        self._grid = grid
+        self._codec = codec
+        self._randomness = randomness
         self._debug = debug
+        self._sessions = Sessions(protocol, fold=fold)
         self._clients: dict[ClientId, _Client] = {}
 
     def handle(self, frames: Mapping[ClientId, Frame]) -> dict[ClientId, bytes]:
@@ -96,6 +100,7 @@ class Host:
             HostLost: a client is asked to sum that was not trained on this host.
         """
         read: dict[int, Message] = {}  # a broadcast is one frame for all: decode it once
+        folding = self._sessions.folding(bits=self._codec.bits)
         tasks: dict[int, list[ClientId]] = {}
         replies: dict[ClientId, Message] = {}
         for client in sorted(frames):
@@ -107,17 +112,19 @@ class Host:
                 tasks.setdefault(id(frame), []).append(client)
             else:
                 with _refusing(client):
-                    replies[client] = self._answer(client, message)
+                    reply = self._answer(client, message)
+                    replies[client] = folding.fold(reply) if folding else reply
         for key, asked in tasks.items():
             task = read[key]
             assert isinstance(task, TrainTask)
             clients = [client for client in asked if self._is_new(client, task)]
             self._train(task, clients)
-            replies |= dict.fromkeys(clients, Trained())
+            replies |= {client: Trained(self._sessions.identity(client)) for client in clients}
         return {client: replies[client].to_frame() for client in sorted(replies)}
 
     def _train(self, task: TrainTask, clients: list[ClientId]) -> None:
-        """Trains `clients` and opens a session for each, over its encoded update."""
+        """Trains `clients` and keeps each one's encoded update for the session to come."""
+        self._sessions.begin()
         params = torch.from_numpy(np.require(task.params, requirements=["W"]))
         updates = self._trainer.train(params, clients, task.round)  # [n, d]
         context = SessionContext(
@@ -125,16 +132,31 @@ class Host:
             round=task.round,
             attempt=task.attempt,
             model_digest=hashlib.sha256(task.params.tobytes()).digest(),
-            dimension=len(params),
+            dimension=self._codec.length,
+            bits=self._codec.bits,
         )
-        for client, update in zip(clients, updates, strict=True):
-            summand = self._mechanism.encode(update, self._grid)
+        rotation = self._codec.rotation(self._randomness.public.stream("rotation", task.round))
+        for client, update, told in zip(clients, updates, self._told(params, clients), strict=True):
+            summand = self._mechanism.encode(
+                update,
+                self._codec,
+                rotation=rotation,
+                draws=self._randomness.secret.stream("rounding", task.round, client),
+                told=told,
+            )
+            self._sessions.seat(client, context, summand=summand)
             self._clients[client] = _Client(
                 task=(task.round, task.attempt),
-                session=self._protocol.client(client, context, summand),
-                norm=float(torch.linalg.vector_norm(update.double())),
-                encoded_norm=float(torch.linalg.vector_norm(self._grid.decode(summand))),
+                norm=float(torch.linalg.vector_norm(update.double())) if self._debug else 0.0,
+                encoded_norm=(
+                    self._mechanism.sent_norm(summand, self._codec) if self._debug else 0.0
+                ),
             )
+
+    def _told(self, params: torch.Tensor, clients: Sequence[ClientId]) -> Sequence[Told | None]:
+        """What each client adds to the sum beside its update; None where nothing is asked."""
+        asked = self._mechanism.asks
+        return self._trainer.tell(params, clients, asked) if asked else [None] * len(clients)
 
     def _is_new(self, client: ClientId, task: TrainTask) -> bool:
         """Whether the client has not yet answered this attempt or a later one.
@@ -153,4 +175,4 @@ class Host:
             if not self._debug:
                 raise ProtocolError("debug figures were asked for in a run that has debug off")
             return DebugReport(np.array([held.norm, held.encoded_norm], dtype=np.float32))
-        return held.session.answer(message)
+        return self._sessions.answer(client, message)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from codex_ray.federation.messages import TrainTask
 from codex_ray.federation.transport import Frames, Transport
 from codex_ray.randomness import SeedTree
 from codex_ray.types import ClientId, Component, Stage
-from codex_ray.wire import kind_of
+from codex_ray.wire import Frame, kind_of
 
 
 class Dropouts(Component):
@@ -78,6 +80,15 @@ class FaultyTransport:
                 or kind_of(frame).stage is Stage.DEBUG
             }
         )
+
+    @property
+    def width(self) -> int:
+        """Passes on."""
+        return self._inner.width
+
+    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
+        """Passes on: what the server does itself knows no dropouts."""
+        return self._inner.work(tasks)
 
     def recover(self) -> None:
         """Passes on."""

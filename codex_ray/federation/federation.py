@@ -11,10 +11,10 @@ from codex_ray.errors import ConfigError
 from codex_ray.federation.algorithms import FedAvg
 from codex_ray.federation.faults import Dropouts
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
+from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
-from codex_ray.privacy.quantisation import FixedPoint
 from codex_ray.secagg.parameters import SMALLEST_COHORT
-from codex_ray.secagg.protocols import Clear, Ideal, SecAgg, SecAggPlus
+from codex_ray.secagg.protocols import Clear, Ideal, OneShot, SecAgg, SecAggPlus
 from codex_ray.types import Component
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Federation(Component):
     sampler: EveryClient | PoissonCohorts | FixedSize = Field(
         default=EveryClient(), discriminator="kind", description="Who takes part in a round."
     )
-    protocol: Clear | Ideal | SecAgg | SecAggPlus = Field(
+    protocol: Clear | Ideal | SecAgg | SecAggPlus | OneShot = Field(
         default=SecAggPlus(), discriminator="kind", description="How summands are added up."
     )
     mechanism: NoMechanism | CentralGaussian = Field(
@@ -40,9 +40,9 @@ class Federation(Component):
         default=Dropouts(), description="Clients that go silent, by the point at which they do."
     )
 
-    def grid(self, *, population: int, dimension: int) -> FixedPoint:
-        """The fixed-point grid of this federation's sums."""
-        return self.mechanism.grid(
+    def codec(self, *, population: int, dimension: int) -> Codec:
+        """The encoding of this federation's summands, for every client and the server."""
+        return self.mechanism.codec(
             dimension=dimension, summands=max(1, self.sampler.largest(population))
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codex_ray.types import Stage
+from codex_ray.types import ClientId, Stage
 from codex_ray.wire import Floats, Message
 
 
@@ -20,7 +20,28 @@ class TrainTask(Message, tag=1, stage=Stage.TRAIN):
 
 @dataclass(frozen=True)
 class Trained(Message, tag=2, stage=Stage.TRAIN):
-    """Client to server: training is done. The update itself stays with the client."""
+    """Client to server: training is done. The update itself stays with the client.
+
+    `identity` is the public half of its identity, for the enrolment list; empty where the protocol
+    needs none.
+    """
+
+    identity: bytes
+
+
+@dataclass(frozen=True)
+class EnrolmentList(Message, tag=5, stage=Stage.ENROL):
+    """The simulator, as the authority that admits clients: everyone's public identity.
+
+    In the field this list comes from somebody who is not the server. Here one process plays both.
+    """
+
+    entries: dict[ClientId, bytes]
+
+
+@dataclass(frozen=True)
+class Enrolled(Message, tag=6, stage=Stage.ENROL):
+    """Client to the simulator: the list is there, and holds its own identity."""
 
 
 @dataclass(frozen=True)

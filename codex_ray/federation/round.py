@@ -15,14 +15,24 @@ import numpy as np
 
 from codex_ray.errors import ProtocolError, SumAborted
 from codex_ray.federation.federation import Federation
-from codex_ray.federation.messages import DebugReport, DebugRequest, TrainTask
+from codex_ray.federation.folding import weight_of
+from codex_ray.federation.messages import (
+    DebugReport,
+    DebugRequest,
+    EnrolmentList,
+    Trained,
+    TrainTask,
+)
 from codex_ray.federation.state import ServerState, holders_of
-from codex_ray.federation.transport import Transport
+from codex_ray.federation.transport import Transport, TransportWorkers
+from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.ledger import Ledger, Unit
-from codex_ray.privacy.quantisation import FixedPoint
+from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import Randomness
+from codex_ray.secagg.identity import Enrolment
+from codex_ray.secagg.trips import add_up
 from codex_ray.types import ClientId, GroupSum, SessionContext, SessionResult, Stage
-from codex_ray.wire import Message, kind_of, read_frame
+from codex_ray.wire import Message, frames_of, kind_of, read_frame
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -44,6 +54,7 @@ class RoundTrace:
     bytes_up: dict[ClientId, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     members: tuple[ClientId, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
     masks_recovered: int = 0
     aborted: str | None = None
 
@@ -62,7 +73,7 @@ class Round:
     """What every round of a run has in common."""
 
     federation: Federation
-    grid: FixedPoint
+    codec: Codec
     population: int
     events: Mapping[Unit, DpEvent]
     budget: float | None
@@ -81,22 +92,28 @@ class Round:
         """
         trace = RoundTrace(cohort=cohort)
         with trace.timed("train"):
-            context = self._train(state, attempt, trace)
+            context, enrolment = self._train(state, attempt, trace)
         with trace.timed("sum"):
-            group = self._sum(context, trace)
+            group = self._sum(context, enrolment, trace)
         ledgers = self._settle(state.ledgers, trace)
         after = replace(state, round=state.round + 1, ledgers=ledgers)
         if group is None:
             return after, trace
         with trace.timed("release"):
             federation = self.federation
-            update = federation.mechanism.release(
+            released = federation.mechanism.release(
                 group,
-                grid=self.grid,
+                codec=self.codec,
                 expected=federation.sampler.expected(self.population),
                 noise=self.randomness.secret.stream("release", state.round),
+                rotation=self.codec.rotation(
+                    self.randomness.public.stream("rotation", state.round)
+                ),
             )
-            params, optimiser = federation.algorithm.step(state.params, update, state.optimiser)
+            trace.metrics = released.metrics
+            params, optimiser = federation.algorithm.step(
+                state.params, released.update, state.optimiser
+            )
         return replace(after, params=params, optimiser=optimiser), trace
 
     def sample(self, state: ServerState) -> tuple[ClientId, ...]:
@@ -120,26 +137,44 @@ class Round:
                 )
         return replace(state, ledgers=self._charged(state.ledgers, cohort))
 
-    def _train(self, state: ServerState, attempt: int, trace: RoundTrace) -> SessionContext:
-        """Lets the cohort train; the updates stay with the clients."""
+    def _train(
+        self, state: ServerState, attempt: int, trace: RoundTrace
+    ) -> tuple[SessionContext, Enrolment | None]:
+        """Lets the cohort train, and enrols it; the updates stay with the clients."""
         params = state.params.numpy()
         task = TrainTask(state.run, state.round, attempt, params).to_frame()
-        self._exchange(dict.fromkeys(trace.cohort, task), trace)
+        trained = self._exchange(dict.fromkeys(trace.cohort, task), trace)
         digest = hashlib.sha256(np.ascontiguousarray(params).tobytes()).digest()
-        return SessionContext(state.run, state.round, attempt, digest, len(params))
+        context = SessionContext(
+            run=state.run,
+            round=state.round,
+            attempt=attempt,
+            model_digest=digest,
+            dimension=self.codec.length,
+            bits=self.codec.bits,
+        )
+        if not self.federation.protocol.identified or not trained:
+            return context, None
+        listed = {one: it.identity for one, it in trained.items() if isinstance(it, Trained)}
+        self._exchange(dict.fromkeys(listed, EnrolmentList(listed).to_frame()), trace)
+        return context, Enrolment(listed)
 
-    def _sum(self, context: SessionContext, trace: RoundTrace) -> GroupSum | None:
+    def _sum(
+        self, context: SessionContext, enrolment: Enrolment | None, trace: RoundTrace
+    ) -> GroupSum | None:
         """The sum over the survivors, or None when the session had to be abandoned."""
         ready = tuple(c for c in trace.cohort if c not in trace.silent)
         if not trace.cohort:
             # An empty Poisson cohort is a round like any other: its sum is zero, and it is
             # released.
-            return GroupSum((), np.zeros(context.dimension, dtype=np.uint32))
-        session = self.federation.protocol.session(ready, context)
+            return GroupSum((), no_words(context.dimension, bits=context.bits))
+        session = self.federation.protocol.session(
+            ready, context, enrolment=enrolment, workers=TransportWorkers(self.transport)
+        )
         try:
             outbox = next(session)
             while True:
-                inbox = self._exchange({c: m.to_frame() for c, m in outbox.items()}, trace)
+                inbox = self._exchange(frames_of(outbox), trace)
                 outbox = session.send(inbox)
         except StopIteration as stop:
             result: SessionResult = stop.value
@@ -147,9 +182,7 @@ class Round:
             trace.aborted = str(reason)
             return None
         trace.members, trace.masks_recovered = result.members, result.masks_recovered
-        total = np.zeros(context.dimension, dtype=np.uint32)
-        for group in result.groups:
-            total += group.total
+        total = add_up((group.total for group in result.groups), context)
         return GroupSum(result.members, total)
 
     def _exchange(
@@ -162,11 +195,13 @@ class Round:
         frames = self.transport.exchange(outbox)
         inbox: dict[ClientId, Message] = {}
         for client in sorted(frames.keys() & outbox.keys()):
-            trace.bytes_up[client] = trace.bytes_up.get(client, 0) + len(frames[client])
+            weight = len(frames[client])
             try:
-                inbox[client] = read_frame(frames[client])
+                reply = inbox[client] = read_frame(frames[client])
+                weight = weight_of(reply) or weight
             except ProtocolError as error:
                 LOG.warning("client %d sent a frame that cannot be read: %s", client, error)
+            trace.bytes_up[client] = trace.bytes_up.get(client, 0) + weight
         for client, frame in outbox.items():
             if client not in inbox and client not in self.transport.lost:
                 trace.silent.setdefault(client, kind_of(frame).stage)

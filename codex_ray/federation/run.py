@@ -100,7 +100,7 @@ class Run:
             return result
         started = time.perf_counter()
         epsilon = {str(ledger.unit): ledger.largest() for ledger in state.ledgers}
-        metrics = self.evaluate(state.params)
+        metrics = {**result.metrics, **self.evaluate(state.params)}
         spent = {"evaluate": round(time.perf_counter() - started, 4)}
         return replace(result, metrics=metrics, epsilon=epsilon, seconds=result.seconds | spent)
 
@@ -135,6 +135,6 @@ def _result(
         bytes_up={"total": sum(sent), "largest": max(sent, default=0)},
         seconds={stage: round(spent, 4) for stage, spent in trace.seconds.items()},
         epsilon={},
-        metrics={},
+        metrics=dict(trace.metrics),
         debug=figures,
     )

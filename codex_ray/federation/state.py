@@ -28,7 +28,8 @@ class RoundResult:
         bytes_up: bytes that clients sent, and the most that one of them sent.
         seconds: by stage of the round.
         epsilon: of the holder who has spent most, by unit; empty in rounds that are not evaluated.
-        metrics: on the pooled test set; empty in rounds that are not evaluated.
+        metrics: what the cohort averaged beside its updates; in rounds that are evaluated also
+            those on the pooled test set.
         debug: outside the guarantee; empty unless `debug` is on.
     """
 

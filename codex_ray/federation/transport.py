@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from codex_ray.federation.client import Host
+from codex_ray.secagg.unmask import do_work
 from codex_ray.types import ClientId
-from codex_ray.wire import Frame
+from codex_ray.wire import Frame, Message, read_frame
 
 Frames = Mapping[ClientId, Frame]
 
@@ -28,6 +28,15 @@ class Transport(Protocol):
         """
         ...
 
+    @property
+    def width(self) -> int:
+        """How many machines the server's own work can be spread over."""
+        ...
+
+    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
+        """The result of each piece of the server's own work, in their order."""
+        ...
+
     def recover(self) -> None:
         """Makes lost hosts ready for another attempt; their clients start it from nothing."""
         ...
@@ -37,17 +46,51 @@ class Transport(Protocol):
         ...
 
 
+def work_here(task: Frame) -> bytes:
+    """The result of one piece of the server's work, computed in this process."""
+    return do_work(read_frame(task)).to_frame()
+
+
+class TransportWorkers:
+    """The machines behind a transport, as a summation session asks for them."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @property
+    def width(self) -> int:
+        """In how many pieces work is worth splitting."""
+        return self._transport.width
+
+    def work(self, tasks: Sequence[Message]) -> list[Message]:
+        """The result of each task, in their order."""
+        return [read_frame(it) for it in self._transport.work([task.to_frame() for task in tasks])]
+
+
+class Carrier(Protocol):
+    """Whatever answers for clients: a host, with or without something to train."""
+
+    def handle(self, frames: Frames) -> dict[ClientId, bytes]:
+        """The reply of each client that was sent a frame and gives one."""
+        ...
+
+
 class LocalTransport:
     """All clients on one host in this process: the reference that other transports must equal."""
 
     lost: frozenset[ClientId] = frozenset()
+    width = 1
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Carrier) -> None:
         self._host = host
 
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         """Every client's reply."""
         return self._host.handle(outbox)
+
+    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
+        """The results, computed here."""
+        return [work_here(task) for task in tasks]
 
     def recover(self) -> None:
         """A local host is never lost."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,6 +14,8 @@ from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.errors import DataError
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.models import Model, loss_sum
+from codex_ray.privacy.mechanisms import Fact
+from codex_ray.privacy.passengers import Told
 from codex_ray.randomness import SeedTree
 from codex_ray.types import ClientId, Component
 
@@ -131,6 +133,26 @@ class LocalTraining:
             # Layers such as Dropout draw from torch's global generator: key that too.
             torch.manual_seed(int(streams.stream("layers").words(1)[0] >> 1))
             return self.trainer.train(self.model, params, records, streams=streams)
+
+    def tell(
+        self, params: torch.Tensor, clients: Sequence[ClientId], asked: Collection[Fact]
+    ) -> list[Told]:
+        """What each client has to tell of its records beside its update, in their order.
+
+        The loss is that of `params` before local training, so it costs a pass over the records.
+        """
+        return [self._told(params, client, "train_loss" in asked) for client in clients]
+
+    def _told(self, params: torch.Tensor, client: ClientId, with_loss: bool) -> Told:
+        records = self.dataset.client(client)
+        if not with_loss or len(records) == 0:
+            return Told(len(records))
+        self.model.set(params)
+        self.model.module.eval()
+        features, labels = as_tensors(records)
+        with torch.no_grad():
+            loss = float(loss_sum(self.model.module(features), labels))
+        return Told(len(records), loss / len(records))
 
     @property
     def dimension(self) -> int:

@@ -1,1 +1,1 @@
-"""Privacy mechanisms, the quantisation they release through, and the ledger of what they cost."""
+"""Privacy mechanisms, the encoding they release through, and the ledger of what they cost."""

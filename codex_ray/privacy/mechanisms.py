@@ -6,18 +6,34 @@ so that the claim covers what really happens to the vector, its rounding include
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from codex_ray.errors import ConfigError
-from codex_ray.privacy.quantisation import FixedPoint
+from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.passengers import Passenger, Range, Told
+from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Stream
 from codex_ray.types import Component, GroupSum, Residues
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+Fact = Literal["records", "train_loss"]
+"""What a mechanism may ask a client to tell beside its update."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a round publishes: the mean update [d], and cohort means of what rode with it."""
+
+    update: torch.Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class PrivacyMechanism(Protocol):
@@ -28,18 +44,45 @@ class PrivacyMechanism(Protocol):
         """The name under which the catalogue knows it."""
         ...
 
-    def grid(self, *, dimension: int, summands: int) -> FixedPoint:
-        """The fixed-point grid on which at most `summands` updates [dimension] are added."""
+    @property
+    def asks(self) -> frozenset[Fact]:
+        """What each client has to tell beside its update; it leaves the client inside the sum."""
         ...
 
-    def encode(self, update: torch.Tensor, grid: FixedPoint) -> Residues:
-        """One client's update [d] as its summand [d]."""
+    def codec(self, *, dimension: int, summands: int) -> Codec:
+        """The encoding under which at most `summands` updates [dimension] are added."""
+        ...
+
+    def encode(
+        self,
+        update: torch.Tensor,
+        codec: Codec,
+        *,
+        rotation: Rotation | None = None,
+        draws: Stream | None = None,
+        told: Told | None = None,
+    ) -> Residues:
+        """One client's update [d] as its summand [codec.length].
+
+        `rotation` is the round's, if the codec rotates; `draws` the client's secret stream for
+        rounding; `told` what the mechanism asks for.
+        """
+        ...
+
+    def sent_norm(self, summand: Residues, codec: Codec) -> float:
+        """The norm of the update that one summand [codec.length] holds, for debugging."""
         ...
 
     def release(
-        self, group: GroupSum, *, grid: FixedPoint, expected: float, noise: Stream
-    ) -> torch.Tensor:
-        """The mean update [d] that may be published; `expected` is the public cohort size."""
+        self,
+        group: GroupSum,
+        *,
+        codec: Codec,
+        expected: float,
+        noise: Stream,
+        rotation: Rotation | None = None,
+    ) -> Release:
+        """What may be published of the sum; `expected` is the public cohort size."""
         ...
 
     def event(self) -> DpEvent | None:
@@ -47,11 +90,47 @@ class PrivacyMechanism(Protocol):
         ...
 
 
+class Weights(Component):
+    """What each client counts for in the mean."""
+
+    by: Literal["uniform", "records"] = Field(
+        default="uniform", description="Every client alike, or by the records it trained on."
+    )
+    largest: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31,
+        description="Largest weight; a client with more records counts for this many.",
+    )
+
+    @model_validator(mode="after")
+    def _declared(self) -> Weights:
+        if (self.by == "records") != (self.largest is not None):
+            raise ConfigError(
+                "federation.mechanism.weights.largest: give it with by: records, and with nothing "
+                "else (weights are summed in words that are sized for it)"
+            )
+        return self
+
+
+class Metrics(Component):
+    """Which figures of the clients' own records are averaged over the cohort in each round."""
+
+    train_loss: Range | None = Field(
+        default=None, description="Mean loss before local training: its declared range."
+    )
+
+
 class NoMechanism(Component):
     """Publishes the plain mean of the survivors: no client-level claim.
 
     The right mechanism when the trainer already protects every record (DP-SGD inside the client):
-    what happens to its update afterwards, this mean included, is post-processing.
+    what happens to its update afterwards, this mean included, is post-processing. Weights and
+    metrics are not: they are exact figures of the records themselves.
+
+    With weights the mean is sum(w x) / sum(w). A client encodes (w / largest) x, on the same grid
+    as without weights, so the mean's rounding error grows by largest / (mean weight): declare a
+    `largest` that is near the truth.
     """
 
     kind: Literal["none"] = "none"
@@ -60,20 +139,83 @@ class NoMechanism(Component):
         gt=0,
         description="Largest absolute coordinate of an update; larger ones are cut to it.",
     )
+    encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
+    weights: Weights = Field(default=Weights(), description="What a client counts for.")
+    metrics: Metrics = Field(default=Metrics(), description="What is averaged beside the updates.")
 
-    def grid(self, *, dimension: int, summands: int) -> FixedPoint:
-        """The grid over [-bound, bound]."""
-        return FixedPoint(self.bound, summands)
+    @property
+    def asks(self) -> frozenset[Fact]:
+        """The number of records for weights, the loss where it is averaged."""
+        found: set[Fact] = set() if self.weights.largest is None else {"records"}
+        return frozenset(found if self.metrics.train_loss is None else found | {"train_loss"})
 
-    def encode(self, update: torch.Tensor, grid: FixedPoint) -> Residues:
-        """The update [d], rounded."""
-        return grid.encode(update)
+    def codec(self, *, dimension: int, summands: int) -> Codec:
+        """The encoding over [-bound, bound], with the weight and the loss behind the update."""
+        aboard: list[Passenger] = []
+        if self.weights.largest is not None:
+            aboard.append(Passenger("weight", self.weights.largest))
+        if self.metrics.train_loss is not None:
+            aboard.append(Passenger("train_loss", self.metrics.train_loss.steps))
+            aboard.append(Passenger("train_loss_count", 1))
+        return Codec(self.encoding, dimension, summands, self.bound, aboard=tuple(aboard))
+
+    def encode(
+        self,
+        update: torch.Tensor,
+        codec: Codec,
+        *,
+        rotation: Rotation | None = None,
+        draws: Stream | None = None,
+        told: Told | None = None,
+    ) -> Residues:
+        """The update [d], cut to the bound, weighted and rounded, and what the client tells."""
+        if not self.asks:
+            return codec.encode(update, rotation=rotation, draws=draws)
+        if told is None:
+            raise ValueError(f"the mechanism asks for {sorted(self.asks)}: tell them")
+        values = self._values(told)
+        if self.weights.largest is not None:
+            cut = torch.nan_to_num(update.double(), nan=0.0).clamp_(-self.bound, self.bound)
+            update = cut * (values["weight"] / self.weights.largest)
+        return codec.encode(update, rotation=rotation, draws=draws, values=values)
+
+    def _values(self, told: Told) -> dict[str, int]:
+        """What rides behind one client's update, by passenger."""
+        values = {}
+        if self.weights.largest is not None:
+            values["weight"] = min(told.records, self.weights.largest)
+        declared, loss = self.metrics.train_loss, told.train_loss
+        if declared is not None:
+            values["train_loss"] = 0 if loss is None else declared.step_of(loss)
+            values["train_loss_count"] = int(loss is not None)
+        return values
+
+    def sent_norm(self, summand: Residues, codec: Codec) -> float:
+        """The norm of the update before it was weighted; 0 where its weight is 0."""
+        norm = codec.norm(summand)
+        if self.weights.largest is None:
+            return norm
+        return norm * self.weights.largest / max(1, codec.side(summand)["weight"])
 
     def release(
-        self, group: GroupSum, *, grid: FixedPoint, expected: float, noise: Stream
-    ) -> torch.Tensor:
+        self,
+        group: GroupSum,
+        *,
+        codec: Codec,
+        expected: float,
+        noise: Stream,
+        rotation: Rotation | None = None,
+    ) -> Release:
         """The mean over the clients that are in the sum; zero when there are none."""
-        return grid.decode(group.total) / max(1, len(group.members))
+        total, side = codec.decode(group.total, rotation=rotation), codec.side(group.total)
+        metrics = {}
+        if self.metrics.train_loss is not None and side["train_loss_count"]:
+            metrics["train_loss"] = self.metrics.train_loss.mean(
+                side["train_loss"], side["train_loss_count"]
+            )
+        if self.weights.largest is None:
+            return Release(total / max(1, len(group.members)), metrics)
+        return Release(total * (self.weights.largest / max(1, side["weight"])), metrics)
 
     def event(self) -> DpEvent | None:
         """No client-level claim."""
@@ -84,8 +226,10 @@ class CentralGaussian(Component):
     """Clip each update, add Gaussian noise to the sum at release (McMahan et al. 2018, alg. 1).
 
     The sum is divided by the public expected cohort size, never by the real one, which depends on
-    who is there. Rounding to the grid can add to a norm, so a client clips to `clip_norm` less that
-    much: the sensitivity of the sum under add-or-remove-one-client is `clip_norm` exactly.
+    who is there: so every client counts for one, and no figures of its own ride with its update.
+    Rounding can add to a norm, so a client clips to `clip_norm` less that much: the sensitivity of
+    the sum under add-or-remove-one-client is `clip_norm` exactly. A rotation keeps norms, and is
+    undone before the noise is added.
     """
 
     kind: Literal["gaussian"] = "gaussian"
@@ -93,38 +237,56 @@ class CentralGaussian(Component):
     noise_multiplier: float = Field(
         gt=0, description="Standard deviation of the noise on the sum, in units of clip_norm."
     )
+    encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
 
-    def grid(self, *, dimension: int, summands: int) -> FixedPoint:
-        """The grid over [-clip_norm, clip_norm].
+    @property
+    def asks(self) -> frozenset[Fact]:
+        """Nothing."""
+        return frozenset()
+
+    def codec(self, *, dimension: int, summands: int) -> Codec:
+        """The encoding of updates whose norm is at most clip_norm.
 
         Raises:
             ConfigError: the cohort is so large that rounding would eat the clip norm.
         """
-        grid = FixedPoint(self.clip_norm, summands)
-        if grid.rounding_norm(dimension) > 0.1 * self.clip_norm:
-            raise ConfigError(
-                f"federation.sampler: a sum of up to {summands} updates of {dimension} parameters "
-                "does not fit 32-bit words (rounding would take a tenth of the clip norm): lower "
-                "the rate"
-            )
-        return grid
+        return Codec(self.encoding, dimension, summands, self.clip_norm, clip_norm=self.clip_norm)
 
-    def encode(self, update: torch.Tensor, grid: FixedPoint) -> Residues:
+    def encode(
+        self,
+        update: torch.Tensor,
+        codec: Codec,
+        *,
+        rotation: Rotation | None = None,
+        draws: Stream | None = None,
+        told: Told | None = None,
+    ) -> Residues:
         """The update [d], clipped and rounded: the norm of the summand is at most clip_norm."""
         vector = update.double()
         norm = float(torch.linalg.vector_norm(vector))
         if not norm < float("inf"):  # NaN and infinity alike: such an update becomes zero.
-            return grid.encode(torch.zeros_like(vector))
-        allowed = self.clip_norm - grid.rounding_norm(len(vector))
-        return grid.encode(vector * min(1.0, allowed / norm) if norm > 0 else vector)
+            vector = torch.zeros_like(vector)
+        elif norm > 0:
+            vector = vector * min(1.0, codec.allowed_norm / norm)
+        return codec.encode(vector, rotation=rotation, draws=draws)
+
+    def sent_norm(self, summand: Residues, codec: Codec) -> float:
+        """At most clip_norm."""
+        return codec.norm(summand)
 
     def release(
-        self, group: GroupSum, *, grid: FixedPoint, expected: float, noise: Stream
-    ) -> torch.Tensor:
+        self,
+        group: GroupSum,
+        *,
+        codec: Codec,
+        expected: float,
+        noise: Stream,
+        rotation: Rotation | None = None,
+    ) -> Release:
         """(sum + N(0, (noise_multiplier clip_norm)^2)) / expected."""
-        total = grid.decode(group.total)
+        total = codec.decode(group.total, rotation=rotation)
         added = torch.from_numpy(noise.normal(len(total)))
-        return (total + self.noise_multiplier * self.clip_norm * added) / expected
+        return Release((total + self.noise_multiplier * self.clip_norm * added) / expected)
 
     def event(self) -> DpEvent | None:
         """One Gaussian release at this noise multiplier."""

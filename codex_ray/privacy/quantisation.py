@@ -1,4 +1,4 @@
-"""Fixed point: every sum is one of integers modulo 2^32, which no order or grouping changes."""
+"""Fixed point: every sum is one of integers modulo 2^bits, which no order or grouping changes."""
 
 from __future__ import annotations
 
@@ -7,46 +7,72 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from codex_ray.types import WORD_BITS, Residues
-
-LARGEST: int = 2 ** (WORD_BITS - 1) - 1
+from codex_ray.types import WORD_BITS, Residues, word_type
+from codex_ray.types import reduce as reduce_words
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """A grid on which `summands` vectors over [-bound, bound] add up without wrapping.
+    """Whole multiples of a step, as residues modulo 2^bits.
 
     Attributes:
-        bound: largest absolute coordinate of one summand, in the units of the update.
-        summands: the most vectors that are ever added.
+        step: the grid's resolution, in the units of the update.
+        levels: largest absolute integer of one summand.
+        bits: the modulus is 2^bits.
     """
 
-    bound: float
-    summands: int
+    step: float
+    levels: int
+    bits: int = WORD_BITS
 
-    @property
-    def levels(self) -> int:
-        """Largest absolute integer of one summand: summands * levels < 2^31."""
-        return LARGEST // self.summands
+    @classmethod
+    def without_wrap(cls, bound: float, *, summands: int, bits: int = WORD_BITS) -> FixedPoint:
+        """The finest grid over [-bound, bound] on which no sum of `summands` vectors can wrap.
 
-    @property
-    def step(self) -> float:
-        """The grid's resolution, in the units of the update."""
-        return self.bound / self.levels
+        That is levels * summands < 2^(bits - 1), whatever the vectors are.
 
-    def encode(self, vector: torch.Tensor) -> Residues:
-        """`vector` [d] rounded to the nearest grid point, as residues [d]; outliers meet the bound.
+        Raises:
+            ValueError: there are so many summands that not one level is left to each.
+        """
+        levels = largest_level(summands=summands, bits=bits)
+        if levels < 1:
+            raise ValueError(f"{summands} summands leave no level in {bits} bits")
+        return cls(bound / levels, levels, bits)
+
+    def scaled(self, vector: torch.Tensor) -> torch.Tensor:
+        """`vector` [d] in steps, float64, not yet rounded; outliers meet the outermost level.
 
         A coordinate that is no number becomes 0: whether one was there must not show in the sum.
         """
-        scaled = torch.nan_to_num(vector.double() / self.step, nan=0.0).round()
-        words = scaled.clamp(-self.levels, self.levels).to(torch.int32)
-        return words.numpy().view(np.uint32)
+        steps = torch.nan_to_num(vector.double() / self.step, nan=0.0)
+        return steps.clamp_(-self.levels, self.levels)
+
+    def residues(self, integers: torch.Tensor) -> Residues:
+        """Integers [d] of at most `levels`, held as float64, as residues [d] modulo 2^bits."""
+        signed = integers.to(torch.int32).numpy()
+        if self.bits == 16:
+            return signed.astype(np.uint16)  # the low half of two's complement
+        return reduce_words(signed.view(np.uint32), self.bits)
+
+    def integers(self, residues: Residues) -> torch.Tensor:
+        """Residues [d] as the integers of least magnitude [d], in float64."""
+        if self.bits == 16:
+            return torch.from_numpy(residues.view(np.int16).astype(np.float64))
+        # Shifted up and down again, so that the sign bit of the residue becomes the word's.
+        spare = WORD_BITS - self.bits
+        signed = (residues << np.uint32(spare)).view(np.int32) >> np.int32(spare)
+        return torch.from_numpy(signed.astype(np.float64))
 
     def decode(self, total: Residues) -> torch.Tensor:
-        """The sum [d] as float64, from residues read as signed integers."""
-        return torch.from_numpy(total.view(np.int32).astype(np.float64)) * self.step
+        """The sum [d] in the units of the update, float64."""
+        return self.integers(total) * self.step
 
-    def rounding_norm(self, dimension: int) -> float:
-        """The most that rounding adds to the Euclidean norm of a vector [dimension]."""
-        return self.step / 2 * float(np.sqrt(dimension))
+
+def largest_level(*, summands: int, bits: int) -> int:
+    """The largest integer that so many summands may each have without their sum wrapping."""
+    return ((1 << (bits - 1)) - 1) // summands
+
+
+def no_words(length: int, *, bits: int) -> Residues:
+    """The sum [length] of nobody."""
+    return np.zeros(length, dtype=word_type(bits))

@@ -80,7 +80,8 @@ def _draw_alone(axes: Any, result: RunResult) -> None:
 
 def _draw_rounds(axes: Any, result: RunResult, lines: list[dict[str, Any]]) -> None:
     """Test accuracy after each evaluated round."""
-    points = [(line["round"] + 1, line["metrics"]["accuracy"]) for line in lines if line["metrics"]]
+    tested = [line for line in lines if "accuracy" in line["metrics"]]
+    points = [(line["round"] + 1, line["metrics"]["accuracy"]) for line in tested]
     if points:
         axes.plot(*zip(*points, strict=True), color=BLUE, lw=2)
     axes.set(title="Learning", xlabel="round", ylabel="test accuracy")

@@ -1,50 +1,60 @@
-"""The client's half of SecAgg and SecAgg+: four answers in order, and silence to everything else.
+"""The client's half of SecAgg and SecAgg+: an answer to each trip in order, and silence otherwise.
 
 Bonawitz et al. (2017), Figure 4, on the graph of Bell et al. (2020). The client hides its summand x
 under a mask of its own and one for each pair, PRG(b) + sum over peers of +-PRG(s), the lower id
-adding. The server may learn b (if the client survives) or the pair keys (if it drops), never both:
-with both it has x. So whatever the server asks that could lead there ends the session on this side,
-and what ended gives nothing.
+adding. The server may learn b (if the client survives) or the pair seeds s (if it drops), never
+both: with both it has x. So whatever the server asks that could lead there ends the session on this
+side, and what ended gives nothing.
 
-Nor does the server choose degree and threshold: the client plans them from its own settings, and
-takes no others. The first trip it is taken to run honestly (see `codex_ray.secagg.protocols`).
+One thing differs from the papers. They share out the private key that the pair seeds come from;
+here the client seals its pair seeds of this session under an escrow key, deposits that with the
+server, and shares out the escrow key. So what is revealed for a dropped client is this session's
+pair seeds and nothing that lives longer, and one key agreement serves masks and channels alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-
-import numpy as np
+from itertools import starmap
+from typing import NoReturn
 
 from codex_ray.errors import ConfigError, ProtocolError
 from codex_ray.randomness import fresh_secret
 from codex_ray.secagg import shamir
+from codex_ray.secagg.directory import Directory, read_directory
 from codex_ray.secagg.graph import holders
+from codex_ray.secagg.identity import Membership, SharedWork
 from codex_ray.secagg.keys import (
     SECRET_BYTES,
     KeyPair,
-    channel_key,
+    PairKeys,
     commit,
-    pair_mask_key,
+    pair_keys,
     seal,
     self_mask_key,
     unseal,
 )
 from codex_ray.secagg.messages import (
-    KEY_BYTES,
     AdvertisedKeys,
     AdvertiseRequest,
     KeyDirectory,
     MaskedInput,
+    NonceCommitments,
+    RevealedNonce,
     SealedShares,
     ShareDelivery,
+    SignedSurvivors,
+    SurvivorClaim,
     UnmaskRequest,
     UnmaskShares,
 )
 from codex_ray.secagg.parameters import SMALLEST_COHORT, Plan
-from codex_ray.secagg.prg import apply_mask
-from codex_ray.types import ClientId, Residues, SessionContext, Stage
+from codex_ray.secagg.prg import apply_masks
+from codex_ray.secagg.roster import NONCE_BYTES, Opening
+from codex_ray.secagg.summand import Summand, check_early, take
+from codex_ray.types import ClientId, SessionContext, Stage
+from codex_ray.types import reduce as reduce_words
 from codex_ray.wire import Message
 
 FEWEST_PEERS = 2
@@ -53,10 +63,10 @@ FEWEST_PEERS = 2
 
 @dataclass(frozen=True)
 class _Held:
-    """The shares of one owner: of its mask private key and of its seed."""
+    """The shares of one owner: of its self-mask seed and of its escrow key."""
 
-    mask: bytes = field(repr=False)
     seed: bytes = field(repr=False)
+    escrow: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,16 +74,17 @@ class _Secrets:
     """All that must not leave the client; it goes as soon as the last answer or a refusal is out.
 
     Attributes:
-        channel, mask: the key pairs; the mask pair's private key is what the peers hold shares of.
+        agreement: the key pair that pairs agree by.
+        nonce: the client's own.
         seed: b, the key of the self mask.
-        openers: for each peer the key that opens what it sealed for this client.
+        pairs: for each neighbour the keys shared with it.
         held: for each owner the shares that this client keeps.
     """
 
-    channel: KeyPair
-    mask: KeyPair
+    agreement: KeyPair = field(repr=False)
+    nonce: bytes = field(repr=False)
     seed: bytes = field(repr=False)
-    openers: dict[ClientId, bytes] = field(default_factory=dict, repr=False)
+    pairs: dict[ClientId, PairKeys] = field(default_factory=dict, repr=False)
     held: dict[ClientId, _Held] = field(default_factory=dict, repr=False)
 
 
@@ -84,38 +95,41 @@ class SecAggClient:
         self,
         me: ClientId,
         context: SessionContext,
-        summand: Residues,
+        summand: Summand,
         *,
         plan: Callable[[int], Plan],
+        membership: Membership | None = None,
+        shared: SharedWork | None = None,
     ) -> None:
-        """Enter a session with the summand [d], which is copied.
+        """Enter a session.
 
         Args:
             me: the client's own id.
             context: what the session is bound to.
-            summand: uint32 [d].
-            plan: the sizes that the client's own settings give for so many members; a session with
-                any others is refused.
-
-        Raises:
-            ProtocolError: the summand is not a uint32 vector of the context's dimension.
+            summand: words [d] of residues modulo 2^bits, which the session takes over, or a
+                function that makes them, called when the masked input is asked for.
+            plan: the sizes and rules that the client's own settings give for so many members; a
+                session with any others is refused.
+            membership: the client's identity and enrolment list, where the rules ask for one.
+            shared: what the clients of one host compute once for all of them.
         """
         self._me = me
         self._context = context
+        self._summand: Summand | None = summand
+        check_early(summand, context, me=me)
         self._plan = plan
-        if summand.dtype != np.uint32 or summand.shape != (context.dimension,):
-            raise self._refusal(
-                f"the summand is {summand.dtype} {summand.shape}, the session sums uint32 "
-                f"({context.dimension},)"
-            )
-        self._summand: Residues | None = summand.copy()
+        self._membership = membership
+        self._shared = shared or SharedWork()
         self._secrets: _Secrets | None = None
-        self._sizes: Plan | None = None
-        self._directory: dict[ClientId, bytes] = {}
+        self._opening: Opening | None = None
+        self._advert: AdvertisedKeys | None = None
+        self._committed: dict[ClientId, bytes] = {}
+        self._directory: Directory | None = None
+        self._claim: tuple[ClientId, ...] = ()
         self._expected: Stage | None = Stage.ADVERTISE_KEYS
 
     def answer(self, message: Message) -> Message:
-        """The reply to `message`; the four requests are answered once each, in their order.
+        """The reply to `message`; each request is answered once, in their order.
 
         Raises:
             ProtocolError: the message is out of turn or would endanger the summand. The session is
@@ -130,14 +144,24 @@ class SecAggClient:
             self._forget()
         return reply
 
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled or copied: a copy has the secrets, and would answer again."""
+        raise TypeError(f"client {self._me} holds secrets of a session and cannot be pickled")
+
     def _step(self, message: Message) -> tuple[Message, Stage | None]:
         match self._expected, message:
             case Stage.ADVERTISE_KEYS, AdvertiseRequest() as request:
-                return self._advertise(request), Stage.SHARE_KEYS
+                advert = self._advertise(request)
+                return advert, Stage.REVEAL_NONCES if self._careful else Stage.SHARE_KEYS
+            case Stage.REVEAL_NONCES, NonceCommitments() as listed:
+                return self._reveal(listed), Stage.SHARE_KEYS
             case Stage.SHARE_KEYS, KeyDirectory() as directory:
                 return self._share(directory), Stage.MASKED_INPUT
             case Stage.MASKED_INPUT, ShareDelivery() as delivery:
-                return self._mask(delivery), Stage.UNMASK
+                masked = self._mask(delivery)
+                return masked, Stage.CONFIRM_SURVIVORS if self._careful else Stage.UNMASK
+            case Stage.CONFIRM_SURVIVORS, SurvivorClaim() as claim:
+                return self._confirm(claim), Stage.UNMASK
             case Stage.UNMASK, UnmaskRequest() as request:
                 return self._unmask(request), None
         turn = self._expected.name.lower() if self._expected else "over"
@@ -154,106 +178,189 @@ class SecAggClient:
     # Trip 1: advertise keys.
 
     def _advertise(self, request: AdvertiseRequest) -> AdvertisedKeys:
+        sizes = self._agreed(request)
+        membership = self._membership
+        if sizes.identified and membership is None:
+            raise self._refusal(f"{sizes.adversary} needs an identity and an enrolment list")
+        enrolment = membership.enrolment.digest if sizes.identified and membership else b""
+        opening = Opening(self._context, sizes, request.nonce, enrolment)
+        if sizes.keys == "enrolled" and membership:
+            agreement, public = membership.identity.agreement, b""
+        else:
+            agreement = KeyPair.fresh()
+            public = agreement.public
+        nonce = fresh_secret(NONCE_BYTES)
+        shown = opening.commitment(self._me, nonce) if sizes.checks_roster else nonce
+        advert = AdvertisedKeys(public, shown, b"")
+        if sizes.signed and membership:
+            signature = membership.identity.sign(opening.statement(self._me, advert))
+            advert = replace(advert, signature=signature)
+        self._opening, self._advert = opening, advert
+        self._secrets = _Secrets(agreement, nonce, fresh_secret(SECRET_BYTES))
+        return advert
+
+    def _agreed(self, request: AdvertiseRequest) -> Plan:
+        """The sizes of the session, if they are those of the client's own settings."""
         if request.members < SMALLEST_COHORT:
             raise self._refusal(f"a sum of {request.members} clients hides nobody")
         if not FEWEST_PEERS <= request.degree < request.members:
             raise self._refusal(f"{request.degree} neighbours among {request.members} members")
+        if len(request.nonce) != NONCE_BYTES:
+            raise self._refusal(f"the server's nonce has {len(request.nonce)} bytes")
         try:
             sizes = self._plan(request.members)
         except ConfigError as error:
             raise self._refusal(str(error)) from error
         # A majority of the shares is not enough: conspirators answer both of two survivor claims,
         # and only the plan knows how many of them to expect.
-        if request != AdvertiseRequest(sizes.members, sizes.degree, sizes.threshold):
+        announced = (request.members, request.degree, request.threshold)
+        if announced != (sizes.members, sizes.degree, sizes.threshold):
             raise self._refusal(
                 f"degree {request.degree} and threshold {request.threshold} were announced for "
                 f"{request.members} members, its own settings give {sizes.degree} and "
                 f"{sizes.threshold}: give server and clients one federation.protocol"
             )
-        self._sizes = sizes
-        self._secrets = _Secrets(KeyPair.fresh(), KeyPair.fresh(), fresh_secret(SECRET_BYTES))
-        return AdvertisedKeys(self._secrets.channel.public, self._secrets.mask.public)
+        return sizes
+
+    # Trip 1b, malicious only: reveal nonces.
+
+    def _reveal(self, listed: NonceCommitments) -> RevealedNonce:
+        secrets, opening = self._open()
+        assert self._advert is not None and self._membership is not None
+        if len(listed.committed) != opening.plan.members:
+            raise self._refusal(
+                f"{len(listed.committed)} clients are listed, {opening.plan.members} were announced"
+            )
+        if listed.committed.get(self._me) != self._advert.nonce:
+            raise self._refusal("its own commitment is not listed")
+        strangers = set(listed.committed) - set(self._membership.enrolment)
+        if strangers:
+            raise self._refusal(f"{sorted(strangers)[:5]} are not enrolled")
+        self._committed = listed.committed
+        return RevealedNonce(secrets.nonce)
 
     # Trip 2: share keys.
 
-    def _share(self, directory: KeyDirectory) -> SealedShares:
-        secrets, sizes = self._open()
-        self._check_directory(directory.keys, sizes, secrets)
-        share_holders = holders(self._me, directory.keys, complete=sizes.complete)
+    def _share(self, message: KeyDirectory) -> SealedShares:
+        secrets, opening = self._open()
+        assert self._advert is not None
+        try:
+            directory = read_directory(
+                message,
+                opening,
+                me=self._me,
+                own=self._advert,
+                committed=self._committed,
+                enrolment=self._membership.enrolment if self._membership else None,
+                shared=self._shared,
+            )
+        except ProtocolError as error:
+            raise self._refusal(str(error)) from error
+        session, sizes = directory.session, opening.plan
+        if len(directory.peers) < FEWEST_PEERS:
+            raise self._refusal(f"{len(directory.peers)} neighbours cannot hide it")
+        pairs = {
+            peer: pair_keys(
+                self._shared.agree(secrets.agreement, public, lasting=sizes.keys == "enrolled"),
+                session,
+                me=self._me,
+                peer=peer,
+                adverts=message.adverts,
+            )
+            for peer, public in directory.peers.items()
+        }
+        escrow_key = fresh_secret(SECRET_BYTES)
+        held = self._deal(secrets.seed, escrow_key, tuple(pairs), sizes)
+        sealed = {
+            peer: seal(
+                keys.outward,
+                held[peer].seed + held[peer].escrow,
+                session,
+                sender=self._me,
+                receiver=peer,
+            )
+            for peer, keys in pairs.items()
+        }
+        # Sender and receiver are one only here: an escrow cannot pass for an envelope.
+        seeds = b"".join(pairs[peer].mask for peer in sorted(pairs))
+        escrow = seal(escrow_key, seeds, session, sender=self._me, receiver=self._me)
+        own = {self._me: held[self._me]} if self._me in held else {}
+        self._directory = directory
+        self._secrets = replace(secrets, pairs=pairs, held=own)
+        return SealedShares(
+            sealed,
+            escrow,
+            commit(secrets.seed, session, purpose="seed", me=self._me)
+            + commit(escrow_key, session, purpose="escrow", me=self._me),
+        )
+
+    def _deal(
+        self, seed: bytes, escrow_key: bytes, peers: tuple[ClientId, ...], sizes: Plan
+    ) -> dict[ClientId, _Held]:
+        """The shares of both secrets, by holder."""
+        share_holders = holders(self._me, peers, complete=sizes.complete)
         count, threshold = len(share_holders), sizes.threshold
         if count < threshold:
             raise self._refusal(f"{count} share holders cannot give {threshold} shares")
-        mask_shares = shamir.split(secrets.mask.private, holders=count, threshold=threshold)
-        seed_shares = shamir.split(secrets.seed, holders=count, threshold=threshold)
-        shares = dict(zip(share_holders, map(_Held, mask_shares, seed_shares), strict=True))
-        sealed, openers = {}, {}
-        for peer in sorted(set(directory.keys) - {self._me}):
-            outward, openers[peer] = channel_key(
-                secrets.channel,
-                directory.keys[peer][:KEY_BYTES],
-                self._context,
-                directions=((self._me, peer), (peer, self._me)),
-            )
-            plain = shares[peer].mask + shares[peer].seed
-            sealed[peer] = seal(outward, plain, self._context, sender=self._me, receiver=peer)
-        own = {self._me: shares[self._me]} if self._me in shares else {}
-        self._directory = directory.keys
-        self._secrets = replace(secrets, openers=openers, held=own)
-        return SealedShares(sealed, commit(secrets.seed, self._context, me=self._me))
-
-    def _check_directory(
-        self, listed: dict[ClientId, bytes], sizes: Plan, secrets: _Secrets
-    ) -> None:
-        if listed.get(self._me) != secrets.channel.public + secrets.mask.public:
-            raise self._refusal("the key directory does not hold its own keys")
-        if len(listed) - 1 > sizes.degree:
-            raise self._refusal(f"{len(listed) - 1} neighbours, {sizes.degree} were announced")
-        if len(listed) - 1 < FEWEST_PEERS:
-            raise self._refusal(f"{len(listed) - 1} neighbours cannot hide it")
-        if any(len(keys) != 2 * KEY_BYTES for keys in listed.values()):
-            raise self._refusal("a directory entry is not two keys")
-        keys = [half for both in listed.values() for half in (both[:KEY_BYTES], both[KEY_BYTES:])]
-        if len(set(keys)) != len(keys):
-            raise self._refusal("a public key is listed twice")
+        shares = shamir.split_all(seed, escrow_key, holders=count, threshold=threshold)
+        return dict(zip(share_holders, starmap(_Held, shares), strict=True))
 
     # Trip 3: masked input.
 
     def _mask(self, delivery: ShareDelivery) -> MaskedInput:
-        secrets, sizes = self._open()
-        assert self._summand is not None  # It goes with this trip, or with the secrets.
-        strangers = set(delivery.sealed) - set(secrets.openers)
+        secrets, opening = self._open()
+        session = self._session
+        senders = set(delivery.sealed)
+        strangers = senders - set(secrets.pairs)
         if strangers:
             raise self._refusal(f"shares of {sorted(strangers)}, which are not its neighbours")
-        if len(delivery.sealed) < FEWEST_PEERS:
-            raise self._refusal(f"{len(delivery.sealed)} neighbours with shares cannot hide it")
-        if len(delivery.sealed) + sizes.complete < sizes.threshold:
+        if len(senders) < FEWEST_PEERS:
+            raise self._refusal(f"{len(senders)} neighbours with shares cannot hide it")
+        if len(senders) + opening.plan.complete < opening.plan.threshold:
             raise self._refusal(
-                f"{len(delivery.sealed)} neighbours are too few for {sizes.threshold} shares"
+                f"{len(senders)} neighbours are too few for {opening.plan.threshold} shares"
             )
         held = {peer: self._open_shares(peer, box) for peer, box in delivery.sealed.items()}
-        words = self._summand
-        apply_mask(words, self_mask_key(secrets.seed, self._context, me=self._me))
-        for peer in sorted(delivery.sealed):
-            mask_public = self._directory[peer][KEY_BYTES:]
-            key = pair_mask_key(secrets.mask, mask_public, self._context, me=self._me, peer=peer)
-            apply_mask(words, key, negative=self._me > peer)
-        self._summand = None
-        self._secrets = replace(secrets, openers={}, held=secrets.held | held)
-        return MaskedInput(words)
+        masks = [(self_mask_key(secrets.seed, session, me=self._me), False)]
+        masks += [(secrets.pairs[peer].mask, self._me > peer) for peer in sorted(senders)]
+        summand, self._summand = self._summand, None
+        words = take(summand, self._context, me=self._me)
+        apply_masks(words, masks)
+        self._secrets = replace(secrets, pairs={}, held=secrets.held | held)
+        return MaskedInput(reduce_words(words, self._context.bits))
 
     def _open_shares(self, sender: ClientId, sealed: bytes) -> _Held:
         secrets, _ = self._open()
-        opener = secrets.openers[sender]
-        plain = unseal(opener, sealed, self._context, sender=sender, receiver=self._me)
+        opener = secrets.pairs[sender].inward
+        plain = unseal(opener, sealed, self._session, sender=sender, receiver=self._me)
         size = shamir.share_bytes(SECRET_BYTES)
         if len(plain) != 2 * size:
             raise self._refusal(f"client {sender} sealed {len(plain)} bytes instead of two shares")
-        return _Held(mask=plain[:size], seed=plain[size:])
+        return _Held(seed=plain[:size], escrow=plain[size:])
+
+    # Trip 3b, malicious only: confirm survivors.
+
+    def _confirm(self, claim: SurvivorClaim) -> SignedSurvivors:
+        _, opening = self._open()
+        assert self._membership is not None
+        if list(claim.survivors) != sorted(set(claim.survivors)):
+            raise self._refusal("survivors are not listed once each, in increasing order")
+        if self._me not in claim.survivors:
+            raise self._refusal("it is in the sum, but not among the survivors")
+        if not set(claim.survivors) <= set(self._committed):
+            raise self._refusal("there are survivors that never took part")
+        if len(claim.survivors) < opening.plan.minimum:
+            raise self._refusal(
+                f"{len(claim.survivors)} survivors, {opening.plan.minimum} are needed"
+            )
+        self._claim = claim.survivors
+        statement = opening.survivors_statement(self._session, claim.survivors)
+        return SignedSurvivors(self._membership.identity.sign(statement))
 
     # Trip 4: unmask.
 
     def _unmask(self, request: UnmaskRequest) -> UnmaskShares:
-        secrets, sizes = self._open()
+        secrets, opening = self._open()
         survivors, dropped = set(request.survivors), set(request.dropped)
         if survivors & dropped:
             raise self._refusal(
@@ -264,15 +371,47 @@ class SecAggClient:
         strangers = (survivors | dropped) - set(secrets.held) - {self._me}
         if strangers:
             raise self._refusal(f"it never got shares of {sorted(strangers)}")
-        if len(survivors) < sizes.threshold:
+        if len(survivors) < opening.plan.threshold:
             raise self._refusal(
-                f"{len(survivors)} survivors around it, {sizes.threshold} are needed"
+                f"{len(survivors)} survivors around it, {opening.plan.threshold} are needed"
             )
+        if self._careful:
+            self._check_confirmed(request)
         shares = {one: secrets.held[one].seed for one in survivors if one in secrets.held}
-        shares |= {one: secrets.held[one].mask for one in dropped}
+        shares |= {one: secrets.held[one].escrow for one in dropped}
         return UnmaskShares(shares)
 
-    def _open(self) -> tuple[_Secrets, Plan]:
+    def _check_confirmed(self, request: UnmaskRequest) -> None:
+        """Nothing, if enough neighbours signed the claim that this request follows from."""
+        secrets, opening = self._open()
+        assert self._membership is not None
+        around = set(secrets.held) | {self._me}
+        if set(request.survivors) != around & set(self._claim):
+            raise self._refusal("the survivors around it are not those that it signed for")
+        if set(request.dropped) != around - set(self._claim):
+            raise self._refusal("the dropped around it are not those that it signed for")
+        statement = opening.survivors_statement(self._session, self._claim)
+        signed = set(request.signatures) & set(request.survivors) - {self._me}
+        for peer in sorted(signed):
+            self._shared.verify(
+                self._membership.enrolment, peer, statement, request.signatures[peer]
+            )
+        if len(signed) + opening.plan.complete < opening.plan.threshold:
+            raise self._refusal(
+                f"{len(signed)} neighbours signed the survivors, {opening.plan.threshold} are "
+                "needed"
+            )
+
+    @property
+    def _careful(self) -> bool:
+        return self._opening is not None and self._opening.plan.checks_roster
+
+    @property
+    def _session(self) -> bytes:
+        assert self._directory is not None  # It is there from trip 2 on.
+        return self._directory.session
+
+    def _open(self) -> tuple[_Secrets, Opening]:
         assert self._secrets is not None  # They are there from the first answer to the end,
-        assert self._sizes is not None  # and out of that time no request gets this far.
-        return self._secrets, self._sizes
+        assert self._opening is not None  # and out of that time no request gets this far.
+        return self._secrets, self._opening

@@ -2,8 +2,9 @@
 
 On a circle in shuffled order each member is joined to the degree/2 nearest on either side, a Harary
 graph: of all graphs of that degree it takes the most dropouts to tear it apart (Bell et al. 2020,
-section 3). The shuffle follows from the context and the member list, so anyone can compute the
-graph again.
+section 3). The shuffle follows from a public seed and the member list, so anyone can compute the
+graph again. The seed is the digest of all advertisements: who wants another graph needs another
+client's nonce.
 """
 
 from __future__ import annotations
@@ -12,35 +13,45 @@ import hashlib
 from collections.abc import Collection
 
 from codex_ray.randomness import Stream
-from codex_ray.secagg.keys import encode_context
-from codex_ray.types import ClientId, SessionContext
+from codex_ray.types import ClientId
 
 Neighbourhoods = dict[ClientId, tuple[ClientId, ...]]
 
 
-def draw_graph(
-    members: Collection[ClientId], context: SessionContext, *, degree: int
-) -> Neighbourhoods:
+def draw_graph(members: Collection[ClientId], seed: bytes, *, degree: int) -> Neighbourhoods:
     """Each member's neighbours in increasing order; complete from degree members - 1 on."""
     order = sorted(members)
     if len(set(order)) != len(order):
         raise ValueError("a member is listed twice")
     if degree >= len(order) - 1:
         return {one: tuple(other for other in order if other != one) for one in order}
+    circle = _circle(order, seed)
+    return {one: _near(circle, at, degree=degree) for at, one in enumerate(circle)}
+
+
+def neighbours(
+    me: ClientId, members: Collection[ClientId], *, seed: bytes, degree: int
+) -> tuple[ClientId, ...]:
+    """The neighbours of `me` in that graph, without the rest of it."""
+    order = sorted(members)
+    if degree >= len(order) - 1:
+        return tuple(other for other in order if other != me)
+    circle = _circle(order, seed)
+    return _near(circle, circle.index(me), degree=degree)
+
+
+def _near(circle: list[ClientId], at: int, *, degree: int) -> tuple[ClientId, ...]:
     if degree < 2 or degree % 2:
         raise ValueError(f"a circulant graph needs an even degree from 2 on, not {degree}")
-    circle = [order[at] for at in _shuffle(order, context)]
     reach = [step for step in range(-degree // 2, degree // 2 + 1) if step]
-    return {
-        one: tuple(sorted(circle[(at + step) % len(circle)] for step in reach))
-        for at, one in enumerate(circle)
-    }
+    return tuple(sorted(circle[(at + step) % len(circle)] for step in reach))
 
 
-def _shuffle(order: list[ClientId], context: SessionContext) -> list[int]:
+def _circle(order: list[ClientId], seed: bytes) -> list[ClientId]:
+    """The members in shuffled order."""
     listed = b"".join(one.to_bytes(8, "little") for one in order)
-    key = hashlib.sha256(b"graph" + encode_context(context) + listed).digest()
-    return [int(at) for at in Stream(key).permutation(len(order))]
+    key = hashlib.sha256(b"graph" + seed + listed).digest()
+    return [order[at] for at in Stream(key).permutation(len(order))]
 
 
 def holders(

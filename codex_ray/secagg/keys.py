@@ -1,16 +1,18 @@
 """Key pairs, the keys that two clients derive from them, and sealed envelopes between clients.
 
-Every derived key is HKDF-SHA256(X25519, info), and info holds the whole session context, what the
-key is for, and the ordered pair. So no two sessions, attempts, models, pairs, directions or
-purposes share a key, and each key encrypts one message: that is why the nonce may be constant.
+Every derived key is HKDF-SHA256(secret, info), and info holds the session's digest, what the key is
+for, and the ordered pair. The digest covers the whole context, both sides' nonces and everyone's
+advertisement, so no two sessions, attempts, models, pairs, directions or purposes share a key, and
+each key encrypts one message: that is why the nonce of the cipher may be constant.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -22,47 +24,55 @@ from codex_ray.errors import ProtocolError
 from codex_ray.randomness import fresh_secret
 from codex_ray.types import ClientId, SessionContext
 
+KEY_BYTES = 32
+"""Length of a public key."""
+
 SECRET_BYTES = 32
-"""Length of a mask private key, of a self-mask seed and of every derived key."""
+"""Length of a seed, of a private key and of every derived key."""
 
-Purpose: TypeAlias = Literal["channel", "mask", "self mask"]
+DIGEST_BYTES = 32
 
-_LABEL = b"codex_ray/secagg/1"
+_LABEL = b"codex_ray/secagg/2"
 _NONCE = bytes(12)
+_LENGTH = struct.Struct("<I")
 
 
-def _join(*parts: bytes | int | str) -> bytes:
+def join(*parts: bytes | int | str) -> bytes:
     """The parts as bytes, injective: each carries its length."""
-    out = []
+    out: list[bytes] = []
     for part in parts:
-        if isinstance(part, int):
-            raw = part.to_bytes(8, "little", signed=True)
+        if isinstance(part, bytes):
+            raw = part
+        elif isinstance(part, str):
+            raw = part.encode()
         else:
-            raw = part.encode() if isinstance(part, str) else part
-        out.append(len(raw).to_bytes(4, "little") + raw)
+            raw = part.to_bytes(8, "little", signed=True)
+        out += (_LENGTH.pack(len(raw)), raw)
     return b"".join(out)
 
 
 @lru_cache(maxsize=16)
 def encode_context(context: SessionContext) -> bytes:
-    """The context as bytes, injective: what every key, seal and commitment is bound to."""
-    return _join(
+    """The context as bytes, injective: what every signature and every session is bound to."""
+    return join(
         _LABEL,
         context.run,
         context.round,
         context.attempt,
         context.model_digest,
         context.dimension,
+        context.bits,
     )
+
+
+def bind(context: SessionContext, *parts: bytes | int | str) -> bytes:
+    """SHA-256 [32] over the context and `parts`, in this order."""
+    return hashlib.sha256(join(encode_context(context), *parts)).digest()
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """An X25519 key pair; a client has one for its channels and another for its masks.
-
-    The mask private key is what a dropped client's neighbours hand to the server, so it must open
-    nothing else.
-    """
+    """An X25519 key pair. Its private half is never shared out, sent or revealed."""
 
     key: X25519PrivateKey = field(repr=False, compare=False)
     public: bytes
@@ -78,13 +88,8 @@ class KeyPair:
         key = X25519PrivateKey.from_private_bytes(private)
         return cls(key, key.public_key().public_bytes_raw())
 
-    @property
-    def private(self) -> bytes:
-        """The private key, to be shared out and nothing else."""
-        return self.key.private_bytes_raw()
-
     def agree(self, public: bytes) -> bytes:
-        """The X25519 secret shared with the owner of `public`; only ever an input of `derive`.
+        """The X25519 secret shared with the owner of `public`; only ever an input of a derivation.
 
         Raises:
             ProtocolError: `public` is a point of low order, or no key at all.
@@ -95,60 +100,66 @@ class KeyPair:
             raise ProtocolError(f"public key {public.hex()} cannot be used: {error}") from error
 
 
-def derive(
-    secret: bytes, context: SessionContext, *, purpose: Purpose, first: ClientId, second: ClientId
-) -> bytes:
-    """The 32-byte key of (first, second) for `purpose`; the order of the pair is part of it."""
-    info = _join(encode_context(context), purpose, first, second)
-    return HKDF(hashes.SHA256(), SECRET_BYTES, salt=None, info=info).derive(secret)
+def derive(secret: bytes, info: bytes, *, count: int = 1) -> tuple[bytes, ...]:
+    """`count` independent 32-byte keys from `secret` for the use that `info` names (RFC 5869)."""
+    okm = HKDF(hashes.SHA256(), SECRET_BYTES * count, salt=None, info=info).derive(secret)
+    return tuple(okm[at : at + SECRET_BYTES] for at in range(0, len(okm), SECRET_BYTES))
 
 
-def channel_key(
-    pair: KeyPair,
-    public: bytes,
-    context: SessionContext,
+@dataclass(frozen=True)
+class PairKeys:
+    """What two clients derive from their X25519 secret for one session.
+
+    Attributes:
+        mask: seed of the mask that both put on, one adding and one subtracting. It is all that is
+            ever revealed of a pair.
+        outward, inward: seal what goes to the peer, and open what comes from it.
+    """
+
+    mask: bytes = field(repr=False)
+    outward: bytes = field(repr=False)
+    inward: bytes = field(repr=False)
+
+
+def pair_keys(
+    secret: bytes,
+    session: bytes,
     *,
-    directions: tuple[tuple[ClientId, ClientId], ...],
-) -> tuple[bytes, ...]:
-    """One sealing key for each (sender, receiver) of `directions`, from a single exchange."""
-    secret = pair.agree(public)
-    return tuple(
-        derive(secret, context, purpose="channel", first=sender, second=receiver)
-        for sender, receiver in directions
-    )
+    me: ClientId,
+    peer: ClientId,
+    adverts: Mapping[ClientId, bytes],
+) -> PairKeys:
+    """The keys of (me, peer): the peer derives the same, with outward and inward exchanged.
+
+    `adverts` has the advertisement of both, as the frames that they sent. Each holds a fresh nonce,
+    which counts where `secret` is lasting and the server says what the roster is: with its nonce
+    and roster of an earlier session it would otherwise get the earlier keys, in use a second time.
+    """
+    low, high = min(me, peer), max(me, peer)
+    info = join(session, "pair", low, adverts[low], high, adverts[high])
+    mask, up, down = derive(secret, info, count=3)
+    return PairKeys(mask, up, down) if me == low else PairKeys(mask, down, up)
 
 
-def pair_mask_key(
-    pair: KeyPair, public: bytes, context: SessionContext, *, me: ClientId, peer: ClientId
-) -> bytes:
-    """The key of the mask that `me` and `peer` share: the same from either side."""
-    low, high = sorted((me, peer))
-    return derive(pair.agree(public), context, purpose="mask", first=low, second=high)
-
-
-def self_mask_key(seed: bytes, context: SessionContext, *, me: ClientId) -> bytes:
+def self_mask_key(seed: bytes, session: bytes, *, me: ClientId) -> bytes:
     """The key of the mask that `me` puts on its own summand, from its seed b."""
-    return derive(seed, context, purpose="self mask", first=me, second=me)
+    return derive(seed, join(session, "self mask", me))[0]
 
 
-def commit(seed: bytes, context: SessionContext, *, me: ClientId) -> bytes:
-    """A digest by which the server recognises the rebuilt seed; the seed's 256 bits hide it."""
-    return hashlib.sha256(_join(encode_context(context), "commitment", me, seed)).digest()
-
-
-def _header(context: SessionContext, sender: ClientId, receiver: ClientId) -> bytes:
-    return _join(encode_context(context), sender, receiver)
+def commit(secret: bytes, session: bytes, *, purpose: str, me: ClientId) -> bytes:
+    """A digest [32] by which the server knows a rebuilt secret; its 256 bits hide it."""
+    return hashlib.sha256(join(session, "commitment", purpose, me, secret)).digest()
 
 
 def seal(
-    key: bytes, plain: bytes, context: SessionContext, *, sender: ClientId, receiver: ClientId
+    key: bytes, plain: bytes, session: bytes, *, sender: ClientId, receiver: ClientId
 ) -> bytes:
     """`plain` under AES-256-GCM, bound to session and direction; `key` seals one message."""
-    return AESGCM(key).encrypt(_NONCE, plain, _header(context, sender, receiver))
+    return AESGCM(key).encrypt(_NONCE, plain, join(session, sender, receiver))
 
 
 def unseal(
-    key: bytes, sealed: bytes, context: SessionContext, *, sender: ClientId, receiver: ClientId
+    key: bytes, sealed: bytes, session: bytes, *, sender: ClientId, receiver: ClientId
 ) -> bytes:
     """What `sender` sealed for `receiver` in this session.
 
@@ -156,9 +167,9 @@ def unseal(
         ProtocolError: it was altered, or comes from another session, sender or direction.
     """
     try:
-        return AESGCM(key).decrypt(_NONCE, sealed, _header(context, sender, receiver))
+        return AESGCM(key).decrypt(_NONCE, sealed, join(session, sender, receiver))
     except (InvalidTag, ValueError) as error:
         raise ProtocolError(
-            f"shares of client {sender} for client {receiver} do not open: altered on the way, or "
-            "of another session or model"
+            f"what client {sender} sealed for client {receiver} does not open: altered on the way, "
+            "or of another session or model"
         ) from error

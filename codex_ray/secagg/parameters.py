@@ -5,8 +5,10 @@ replacement (Bell et al. 2020, section 3.4, with exact hypergeometric tails), a 
 threshold t) must give
 
 * connectivity: the honest survivors hang together, or a part of them would be summed apart;
-* privacy, 2^-40 in all: nobody has t corrupt neighbours; under `semi_malicious` t also exceeds (k +
-  corrupt neighbours)/2, so that two different claims about who survived never both find t answers;
+* privacy, 2^-40 in all: nobody has t corrupt neighbours; from `semi_malicious` on t also exceeds
+  (k + corrupt neighbours)/2, so that two different claims about who survived never both find t
+  answers. Under `malicious` it is 2^-104: a server that tries 2^64 graphs still finds a bad one
+  with 2^-40 only;
 * correctness, 2^-20 in all: everybody keeps t neighbours that answer.
 
 Cohorts up to 64, and those for which no smaller degree will do, take the complete graph, where the
@@ -20,14 +22,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal, TypeAlias
 
 from codex_ray.errors import ConfigError
+from codex_ray.secagg.tails import fewest_in_sample, log_factorials, most_in_sample
 
 PRIVACY_BITS = 40
+GRINDING_BITS = 64
+"""How many graphs a malicious server is taken to try, as a power of two."""
 CORRECTNESS_BITS = 20
 COMPLETE_UP_TO = 64
 SMALLEST_COHORT = 3
@@ -35,7 +37,8 @@ SMALLEST_COHORT = 3
 LARGEST_COHORT = 2**20
 """Tails cost memory by the member: a client must not spend it on a number that the server names."""
 
-Adversary: TypeAlias = Literal["semi_honest", "semi_malicious"]
+Adversary: TypeAlias = Literal["semi_honest", "semi_malicious", "malicious"]
+Keys: TypeAlias = Literal["session", "enrolled"]
 
 _KEY = "federation.protocol"
 
@@ -51,19 +54,38 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of one session.
+    """The sizes and rules of one session.
 
     Attributes:
         members: how many clients are invited.
         degree: neighbours of each; members - 1 is the complete graph.
         threshold: shares that rebuild a secret.
         minimum: members that must be in the sum, and answer the unmask trip.
+        adversary: what the server may do; `semi_honest` needs no signatures.
+        keys: whether pairs agree by a key of this session or by their enrolled ones.
     """
 
     members: int
     degree: int
     threshold: int
     minimum: int
+    adversary: Adversary = "semi_malicious"
+    keys: Keys = "session"
+
+    @property
+    def signed(self) -> bool:
+        """Whether advertisements carry signatures."""
+        return self.adversary != "semi_honest"
+
+    @property
+    def identified(self) -> bool:
+        """Whether clients need an identity and an enrolment list."""
+        return self.signed or self.keys == "enrolled"
+
+    @property
+    def checks_roster(self) -> bool:
+        """Whether clients compute the graph themselves, and sign who survived."""
+        return self.adversary == "malicious"
 
     @property
     def complete(self) -> bool:
@@ -87,7 +109,12 @@ def fewest_survivors(members: int, corrupt: float) -> int:
 
 @lru_cache(maxsize=256)  # A host asks again for each of its clients.
 def plan(
-    members: int, assumed: Assumptions, *, degree: int | None = None, threshold: int | None = None
+    members: int,
+    assumed: Assumptions,
+    *,
+    degree: int | None = None,
+    threshold: int | None = None,
+    keys: Keys = "session",
 ) -> Plan:
     """Degree, threshold and minimum for `members` clients; None leaves the choice to the finder.
 
@@ -115,7 +142,23 @@ def plan(
             f"neighbours it can be {low} to {high}; leave it out to get {default}"
         )
     threshold = threshold or default
-    return Plan(members, degree, threshold, max(minimum, threshold) if complete else minimum)
+    minimum = max(minimum, threshold) if complete else minimum
+    return Plan(members, degree, threshold, minimum, assumed.adversary, keys)
+
+
+def choose_graph(
+    cohort: int,
+    *,
+    corrupt_fraction: float,
+    dropout_fraction: float,
+    model: Adversary = "semi_malicious",
+) -> Plan:
+    """The sparsest graph, and its threshold, for `cohort` clients under these assumptions.
+
+    Raises:
+        ConfigError: no graph keeps the bounds.
+    """
+    return plan(cohort, Assumptions(corrupt_fraction, dropout_fraction, model))
 
 
 @lru_cache(maxsize=256)
@@ -145,16 +188,17 @@ def thresholds(members: int, degree: int, assumed: Assumptions) -> tuple[int, in
     if degree >= members - 1:
         corrupt = _at_least_one(assumed.corrupt, members)
         majority = (members + corrupt) // 2 + 1
-        low = majority if assumed.adversary == "semi_malicious" else max(corrupt + 1, 2)
+        low = max(corrupt + 1, 2) if assumed.adversary == "semi_honest" else majority
         return low, members - dropped
-    if not _connected(members, degree, corrupt + dropped):
+    bits = PRIVACY_BITS + (GRINDING_BITS if assumed.adversary == "malicious" else 0)
+    if not _connected(members, degree, corrupt + dropped, bits):
         return 1, 0
-    per_client = 2.0 ** -(PRIVACY_BITS + 1) / members
-    seen = _most_in_sample(members, corrupt, degree, per_client)
-    if assumed.adversary == "semi_malicious":
+    per_client = 2.0 ** -(bits + 1) / members
+    seen = most_in_sample(members, corrupt, degree, chance=per_client)
+    if assumed.adversary != "semi_honest":
         seen = math.ceil((seen + degree - 1.25) / 2)
-    answering = _fewest_in_sample(
-        members, members - dropped, degree, 2.0**-CORRECTNESS_BITS / members
+    answering = fewest_in_sample(
+        members, members - dropped, degree, chance=2.0**-CORRECTNESS_BITS / members
     )
     return max(2, seen + 1), answering
 
@@ -172,55 +216,20 @@ def _dropouts(members: int, assumed: Assumptions) -> int:
     return _floor(assumed.dropout * members)
 
 
-def _connected(members: int, degree: int, lost: int) -> bool:
-    """Whether `lost` random vertices leave the circulant graph connected, up to 2^-41.
+def _connected(members: int, degree: int, lost: int, bits: int) -> bool:
+    """Whether `lost` random vertices leave the circulant graph connected, up to 2^-(bits + 1).
 
     To cut it, two runs of degree/2 neighbours on the circle must be lost: n(n-k-1)/2 such pairs,
     each with probability C(n-k, lost-k)/C(n, lost).
     """
     if degree > lost:
         return True
-    logs = _log_factorials(members)
+    logs = log_factorials(members)
     log_cut = (
         logs[members - degree] - logs[lost - degree] - logs[members] + logs[lost]
         + math.log(members * (members - degree - 1) / 2)
     )  # fmt: skip  # numerator, denominator, number of cuts
-    return bool(log_cut <= -(PRIVACY_BITS + 1) * math.log(2))
-
-
-@lru_cache(maxsize=8)
-def _log_factorials(members: int) -> npt.NDArray[np.float64]:
-    from scipy.special import gammaln  # slow to import, and only cohorts beyond 64 need it
-
-    logs: npt.NDArray[np.float64] = gammaln(np.arange(members + 1) + 1.0)
-    return logs
-
-
-def _hypergeometric(members: int, marked: int, drawn: int) -> tuple[int, npt.NDArray[Any]]:
-    """The first possible count of marked among `drawn`, and the probabilities from there on."""
-    logs = _log_factorials(members)
-    first, last = max(0, drawn - (members - marked)), min(drawn, marked)
-    count = np.arange(first, last + 1)
-    log_p = (
-        logs[marked] - logs[count] - logs[marked - count]
-        + logs[members - marked] - logs[drawn - count] - logs[members - marked - drawn + count]
-        - logs[members] + logs[drawn] + logs[members - drawn]
-    )  # fmt: skip  # one line for each of C(marked, i), C(n - marked, k - i), C(n, k)
-    return first, np.exp(log_p)
-
-
-def _most_in_sample(members: int, marked: int, drawn: int, chance: float) -> int:
-    """The smallest t with Pr[more than t marked among drawn] <= chance."""
-    first, p = _hypergeometric(members, marked, drawn)
-    more = np.append(np.cumsum(p[::-1])[::-1][1:], 0.0)  # more[i] = Pr[count > first + i]
-    return first + int(np.argmax(more <= chance))
-
-
-def _fewest_in_sample(members: int, marked: int, drawn: int, chance: float) -> int:
-    """The largest t with Pr[fewer than t marked among drawn] <= chance."""
-    first, p = _hypergeometric(members, marked, drawn)
-    up_to = np.cumsum(p)  # up_to[i] = Pr[count <= first + i]
-    return first + int(np.count_nonzero(up_to <= chance))
+    return bool(log_cut <= -(bits + 1) * math.log(2))
 
 
 def _unreachable(members: int, degree: int, minimum: int, assumed: Assumptions) -> str:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-
 from codex_ray.errors import ProtocolError
-from codex_ray.secagg.messages import PlainSummand, SummandRequest, SurvivorAck, SurvivorCheck
+from codex_ray.secagg.messages import (
+    FoldedInput,
+    PlainSummand,
+    SummandRequest,
+    SurvivorAck,
+    SurvivorCheck,
+)
+from codex_ray.secagg.summand import Summand, check_early, take
 from codex_ray.secagg.trips import Outbox, Session, add_up, need, only
-from codex_ray.types import ClientId, GroupSum, Residues, SessionContext, SessionResult, Stage
+from codex_ray.types import ClientId, GroupSum, SessionContext, SessionResult, Stage, word_type
 from codex_ray.wire import Message
 
 
@@ -25,9 +30,9 @@ def run_clear(members: Collection[ClientId], context: SessionContext) -> Session
     """
     came = only(PlainSummand, (yield dict.fromkeys(sorted(members), SummandRequest())), members)
     groups = tuple(
-        GroupSum((one,), add_up([it.words], context.dimension))
+        GroupSum((one,), add_up([it.words], context))
         for one, it in came.items()
-        if it.words.shape == (context.dimension,)
+        if _fits(it, context)
     )
     need(groups, 1, Stage.MASKED_INPUT)
     return SessionResult(groups)
@@ -40,31 +45,35 @@ def run_ideal(members: Collection[ClientId], context: SessionContext, *, minimum
         SumAborted: fewer than `minimum` sent a summand, or fewer than that were still there
         afterwards.
     """
-    came = only(PlainSummand, (yield dict.fromkeys(sorted(members), SummandRequest())), members)
-    summands = {one: it.words for one, it in came.items() if it.words.shape == (context.dimension,)}
-    need(summands, minimum, Stage.MASKED_INPUT)
-    survivors = tuple(summands)
+    inbox = yield dict.fromkeys(sorted(members), SummandRequest())
+    came = only(PlainSummand, inbox, members)
+    summands = {one: it.words for one, it in came.items() if _fits(it, context)}
+    survivors = tuple(sorted({*summands, *only(FoldedInput, inbox, members)}))
+    need(survivors, minimum, Stage.MASKED_INPUT)
     outbox: Outbox = dict.fromkeys(survivors, SurvivorCheck(survivors))
     need(only(SurvivorAck, (yield outbox), survivors), minimum, Stage.UNMASK)
-    return SessionResult((GroupSum(survivors, add_up(summands.values(), context.dimension)),))
+    return SessionResult((GroupSum(survivors, add_up(summands.values(), context)),))
+
+
+def _fits(reply: PlainSummand, context: SessionContext) -> bool:
+    return reply.words.shape == (context.dimension,) and reply.words.dtype == word_type(
+        context.bits
+    )
 
 
 class PlainClient:
     """A client of a clear or ideal session: it sends its summand as it is, once."""
 
-    def __init__(self, me: ClientId, context: SessionContext, summand: Residues) -> None:
+    def __init__(self, me: ClientId, context: SessionContext, summand: Summand) -> None:
         """Enter a session with the summand [d].
 
         Raises:
-            ProtocolError: the summand is not a uint32 vector of the context's dimension.
+            ProtocolError: the summand is no vector of the session's words and length.
         """
-        if summand.dtype != np.uint32 or summand.shape != (context.dimension,):
-            raise ProtocolError(
-                f"client {me} refuses: the summand is {summand.dtype} {summand.shape}, the session "
-                f"sums uint32 ({context.dimension},)"
-            )
+        check_early(summand, context, me=me)
         self._me = me
-        self._summand: Residues | None = summand
+        self._context = context
+        self._summand: Summand | None = summand
 
     def answer(self, message: Message) -> Message:
         """The summand, and afterwards that the client is still there.
@@ -74,8 +83,8 @@ class PlainClient:
         """
         match message:
             case SummandRequest() if self._summand is not None:
-                words, self._summand = self._summand, None
-                return PlainSummand(words)
+                summand, self._summand = self._summand, None
+                return PlainSummand(take(summand, self._context, me=self._me))
             case SurvivorCheck() if self._summand is None:
                 return SurvivorAck()
             case _:

@@ -1,17 +1,12 @@
 """The summation protocols that an experiment can name, behind one interface.
 
-Threat model of the masked ones, as it is implemented: clients follow the protocol or drop, and up
-to the assumed fraction of them tell the server all they know. The server is trusted to run the
-first trip honestly, and curious about everything else; under `semi_malicious` it may also lie about
-who survived. What rests on that trust:
+What each assumes and what none of them gives is in docs/protocol.md. In short: clients follow the
+protocol or drop, and up to the assumed fraction of them tell the server all they know. Under
+`semi_honest` the server does as it should and only looks; under `semi_malicious` it is trusted with
+the first trip (who takes part, and so the graph) and may lie afterwards; under `malicious` the
+clients check that trip too, and each other's view of who survived.
 
-* keys are not signed, so the server could pose as a client's neighbours;
-* the graph depends on no client nonce, only on the context and the member list, so whoever chooses
-  these could draw until a client sits among conspirators, and no client sees the list to check;
-* how many members there are is the server's word. A client derives degree and threshold from it by
-  its own settings and accepts no others, but cannot count the members.
-
-A client that sends wrong values spoils the sum, and one that seals broken shares aborts it: neither
+A client that sends wrong values spoils the sum, and one that deals broken shares aborts it: neither
 is prevented. The sum itself is not private; that takes a mechanism from `codex_ray.privacy`.
 """
 
@@ -20,17 +15,32 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from codex_ray.errors import ConfigError, SumAborted
+from codex_ray.errors import ConfigError, ProtocolError, SumAborted
 from codex_ray.secagg.client import SecAggClient
-from codex_ray.secagg.parameters import Adversary, Assumptions, Plan, fewest_survivors, plan
+from codex_ray.secagg.committee import EVERYONE_UP_TO, CommitteePlan, plan_committee
+from codex_ray.secagg.identity import Enrolment, Membership, SharedWork
+from codex_ray.secagg.lattice import Modulus
+from codex_ray.secagg.one_shot_client import OneShotClient
+from codex_ray.secagg.one_shot_server import run_one_shot
+from codex_ray.secagg.parameters import (
+    SMALLEST_COHORT,
+    Adversary,
+    Assumptions,
+    Keys,
+    Plan,
+    fewest_survivors,
+    plan,
+)
 from codex_ray.secagg.plain import PlainClient, run_clear, run_ideal
 from codex_ray.secagg.server import run_session
+from codex_ray.secagg.summand import Summand
 from codex_ray.secagg.trips import Session
-from codex_ray.types import ClientId, Component, Residues, SessionContext
+from codex_ray.secagg.unmask import Workers
+from codex_ray.types import WORD_BITS, ClientId, Component, SessionContext
 from codex_ray.wire import Message
 
 
@@ -45,11 +55,36 @@ class SumClient(Protocol):
 class SumProtocol(Protocol):
     """A way to sum residues: the server's half, the client's half, and what cohort it can serve."""
 
-    def session(self, members: tuple[ClientId, ...], context: SessionContext) -> Session:
+    @property
+    def identified(self) -> bool:
+        """Whether its clients need an identity and an enrolment list."""
+        ...
+
+    @property
+    def folds(self) -> bool:
+        """Whether a host may add up what its clients send to be summed: one group, one sum."""
+        ...
+
+    def session(
+        self,
+        members: tuple[ClientId, ...],
+        context: SessionContext,
+        *,
+        enrolment: Enrolment | None = None,
+        workers: Workers | None = None,
+    ) -> Session:
         """The server's half: yields each trip's outbox, is sent the inbox, returns the sums."""
         ...
 
-    def client(self, me: ClientId, context: SessionContext, summand: Residues) -> SumClient:
+    def client(
+        self,
+        me: ClientId,
+        context: SessionContext,
+        summand: Summand,
+        *,
+        membership: Membership | None = None,
+        shared: SharedWork | None = None,
+    ) -> SumClient:
         """The client's half of the same session."""
         ...
 
@@ -62,12 +97,29 @@ class Clear(Component):
     """No protection: each summand is a group of its own, so the server sees each update."""
 
     kind: Literal["clear"] = "clear"
+    identified: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
 
-    def session(self, members: tuple[ClientId, ...], context: SessionContext) -> Session:
+    def session(
+        self,
+        members: tuple[ClientId, ...],
+        context: SessionContext,
+        *,
+        enrolment: Enrolment | None = None,
+        workers: Workers | None = None,
+    ) -> Session:
         """One group for each member that answers."""
         return run_clear(members, context)
 
-    def client(self, me: ClientId, context: SessionContext, summand: Residues) -> PlainClient:
+    def client(
+        self,
+        me: ClientId,
+        context: SessionContext,
+        summand: Summand,
+        *,
+        membership: Membership | None = None,
+        shared: SharedWork | None = None,
+    ) -> PlainClient:
         """A client that sends its summand as it is."""
         return PlainClient(me, context, summand)
 
@@ -85,6 +137,8 @@ class Ideal(Component):
     """The oracle: what secagg gives for the same survivors, added up by a trusted server."""
 
     kind: Literal["ideal"] = "ideal"
+    identified: ClassVar[bool] = False
+    folds: ClassVar[bool] = True
     assumed_corrupt: float = Field(
         default=0.05,
         ge=0,
@@ -92,13 +146,28 @@ class Ideal(Component):
         description="fraction of the cohort taken to conspire; sets how many survivors a sum needs",
     )
 
-    def session(self, members: tuple[ClientId, ...], context: SessionContext) -> Session:
+    def session(
+        self,
+        members: tuple[ClientId, ...],
+        context: SessionContext,
+        *,
+        enrolment: Enrolment | None = None,
+        workers: Workers | None = None,
+    ) -> Session:
         """One group: the members that sent a summand, if enough of them then stay."""
         with _aborting():
             minimum = fewest_survivors(len(members), self.assumed_corrupt)
         return (yield from run_ideal(members, context, minimum=minimum))
 
-    def client(self, me: ClientId, context: SessionContext, summand: Residues) -> PlainClient:
+    def client(
+        self,
+        me: ClientId,
+        context: SessionContext,
+        summand: Summand,
+        *,
+        membership: Membership | None = None,
+        shared: SharedWork | None = None,
+    ) -> PlainClient:
         """A client that sends its summand as it is."""
         return PlainClient(me, context, summand)
 
@@ -114,10 +183,27 @@ class Ideal(Component):
 class MaskedSum(Component):
     """What secagg and secagg_plus share: everything but how dense the graph is."""
 
+    folds: ClassVar[bool] = True
+
+    adversary: Adversary = Field(
+        default="semi_malicious",
+        description="semi_honest: the server does as it should and only looks; semi_malicious: "
+        "after the first trip it may lie; malicious: clients check the first trip too",
+    )
+    keys: Keys = Field(
+        default="session",
+        description="session: pairs agree by fresh keys each time; enrolled: by their enrolled "
+        "keys, which is faster where the same clients meet again, without forward secrecy",
+    )
     threshold: int | None = Field(
         default=None,
         ge=2,
         description="shares that rebuild a secret; left out, the fewest that keep the bounds",
+    )
+    smallest_cohort: int = Field(
+        default=SMALLEST_COHORT,
+        ge=SMALLEST_COHORT,
+        description="clients refuse a session that is announced with fewer members",
     )
     assumed_corrupt: float = Field(
         default=0.05, ge=0, lt=0.5, description="fraction of the cohort taken to conspire"
@@ -126,19 +212,57 @@ class MaskedSum(Component):
         default=0.1, ge=0, lt=1, description="fraction of the cohort that may drop in a round"
     )
 
+    @property
+    def identified(self) -> bool:
+        """Whether clients sign, or agree by enrolled keys."""
+        return self.adversary != "semi_honest" or self.keys == "enrolled"
+
     @abstractmethod
+    def degree_for(self, members: int) -> int | None:
+        """The degree that is asked of the finder; None leaves it the choice."""
+
     def plan(self, members: int) -> Plan:
-        """The sizes of a session with so many members; ConfigError if there are none."""
+        """The sizes and rules of a session with so many members.
 
-    @abstractmethod
-    def client(self, me: ClientId, context: SessionContext, summand: Residues) -> SecAggClient:
+        Raises:
+            ConfigError: none keep the bounds, or there are fewer members than `smallest_cohort`.
+        """
+        _check_cohort(members, self.smallest_cohort)
+        return plan(
+            members,
+            Assumptions(self.assumed_corrupt, self.assumed_dropout, self.adversary),
+            degree=self.degree_for(members),
+            threshold=self.threshold,
+            keys=self.keys,
+        )
+
+    def client(
+        self,
+        me: ClientId,
+        context: SessionContext,
+        summand: Summand,
+        *,
+        membership: Membership | None = None,
+        shared: SharedWork | None = None,
+    ) -> SecAggClient:
         """A client that masks its summand and refuses any request to send it as it is."""
+        return SecAggClient(
+            me, context, summand, plan=self.plan, membership=membership, shared=shared
+        )
 
-    def session(self, members: tuple[ClientId, ...], context: SessionContext) -> Session:
+    def session(
+        self,
+        members: tuple[ClientId, ...],
+        context: SessionContext,
+        *,
+        enrolment: Enrolment | None = None,
+        workers: Workers | None = None,
+    ) -> Session:
         """One group: the members whose masked input came, if enough of them then help to unmask."""
         with _aborting():
             sizes = self.plan(len(members))
-        return (yield from run_session(members, context, sizes))
+        known = enrolment.digest if enrolment else b""
+        return (yield from run_session(members, context, sizes, enrolment=known, workers=workers))
 
     def check(self, cohort: int) -> None:
         """Nothing, if degree and threshold keep their bounds for a cohort of that size.
@@ -154,14 +278,9 @@ class SecAgg(MaskedSum):
 
     kind: Literal["secagg"] = "secagg"
 
-    def plan(self, members: int) -> Plan:
-        """The sizes of a session in which everybody masks with everybody."""
-        assumed = Assumptions(self.assumed_corrupt, self.assumed_dropout)
-        return plan(members, assumed, degree=max(2, members - 1), threshold=self.threshold)
-
-    def client(self, me: ClientId, context: SessionContext, summand: Residues) -> SecAggClient:
-        """A client that masks its summand and refuses any request to send it as it is."""
-        return SecAggClient(me, context, summand, plan=self.plan)
+    def degree_for(self, members: int) -> int | None:
+        """Everybody masks with everybody."""
+        return max(2, members - 1)
 
 
 class SecAggPlus(MaskedSum):
@@ -174,20 +293,114 @@ class SecAggPlus(MaskedSum):
         multiple_of=2,
         description="neighbours of each client, even; left out, the fewest that keep the bounds",
     )
+
+    def degree_for(self, members: int) -> int | None:
+        """The user's own, or the finder's."""
+        return self.degree
+
+
+class OneShot(Component):
+    """Secure aggregation in which a client speaks once: for many dropouts and for stragglers."""
+
+    kind: Literal["one_shot"] = "one_shot"
+    identified: ClassVar[bool] = True
+    folds: ClassVar[bool] = True
     adversary: Adversary = Field(
         default="semi_malicious",
-        description="semi_honest: the server reports survivors truthfully; "
-        "semi_malicious: it may tell clients different survivors",
+        description="semi_honest: the server does as it should and only looks; semi_malicious: it "
+        "may show committee members different survivors; malicious: it may also try cohorts",
+    )
+    packing: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="numbers in one share: more make shares shorter and the committee larger",
+    )
+    smallest_cohort: int = Field(
+        default=SMALLEST_COHORT,
+        ge=SMALLEST_COHORT,
+        description="clients refuse a session that is announced with fewer members",
+    )
+    assumed_corrupt: float = Field(
+        default=0.05, ge=0, lt=0.5, description="fraction of the cohort taken to conspire"
+    )
+    assumed_committee_dropout: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="fraction of the committee that may be silent; other dropouts cost nothing",
     )
 
-    def plan(self, members: int) -> Plan:
-        """The sizes of a session on the sparsest graph that keeps the bounds."""
-        assumed = Assumptions(self.assumed_corrupt, self.assumed_dropout, self.adversary)
-        return plan(members, assumed, degree=self.degree, threshold=self.threshold)
+    def plan(self, members: int) -> CommitteePlan:
+        """The committee of a session with so many members.
 
-    def client(self, me: ClientId, context: SessionContext, summand: Residues) -> SecAggClient:
-        """A client that masks its summand and refuses any request to send it as it is."""
-        return SecAggClient(me, context, summand, plan=self.plan)
+        Raises:
+            ConfigError: none keeps the bounds, or there are fewer members than `smallest_cohort`.
+        """
+        _check_cohort(members, self.smallest_cohort)
+        assumed = Assumptions(self.assumed_corrupt, self.assumed_committee_dropout, self.adversary)
+        # A cohort that is its own committee is small: there each dropout counts more than bytes.
+        packing = self.packing if members > EVERYONE_UP_TO else 1
+        while packing > 1:
+            try:
+                return plan_committee(members, assumed, packing=packing)
+            except ConfigError:
+                packing //= 2
+        return plan_committee(members, assumed, packing=1)
+
+    def client(
+        self,
+        me: ClientId,
+        context: SessionContext,
+        summand: Summand,
+        *,
+        membership: Membership | None = None,
+        shared: SharedWork | None = None,
+    ) -> OneShotClient:
+        """A client that masks its summand and speaks once."""
+        if membership is None:
+            raise ProtocolError(f"client {me} refuses: one_shot needs an identity and a list")
+        shared = shared or SharedWork()
+        return OneShotClient(
+            me,
+            context,
+            summand,
+            membership=membership,
+            plan=self.plan,
+            shared=shared,
+            spent=shared.spent,
+        )
+
+    def session(
+        self,
+        members: tuple[ClientId, ...],
+        context: SessionContext,
+        *,
+        enrolment: Enrolment | None = None,
+        workers: Workers | None = None,
+    ) -> Session:
+        """One group: the members that spoke, if a quorum of the committee then answers."""
+        with _aborting():
+            sizes = self.plan(len(members))
+        known = enrolment.digest if enrolment else b""
+        return (yield from run_one_shot(members, context, sizes, enrolment=known))
+
+    def check(self, cohort: int) -> None:
+        """Nothing, if a committee keeps its bounds for a cohort of that size.
+
+        Raises:
+            ConfigError: none does, or the cohort is smaller than three or too large for its words.
+        """
+        self.plan(cohort)
+        Modulus.of_sum(cohort, WORD_BITS)
+
+
+def _check_cohort(members: int, smallest: int) -> None:
+    if members < smallest:
+        raise ConfigError(
+            f"the cohort is {members}, but federation.protocol.smallest_cohort is {smallest}: "
+            "raise the cohort"
+        )
 
 
 @contextmanager

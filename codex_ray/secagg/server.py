@@ -3,128 +3,275 @@
 Each yield hands out `{client: message}` and is sent the replies that came in time; a client that is
 missing, or that replied with something else, has dropped. From the masked inputs of the survivors
 the server takes off their self masks and the pair masks that dropped clients left over, and has the
-sum modulo 2^32. That the sum of the true values does not wrap is up to whoever encoded them.
+sum modulo 2^bits. That the sum of the true values does not wrap is up to whoever encoded them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from bisect import insort
+from collections.abc import Collection, Generator
+from dataclasses import dataclass
 
+from codex_ray.randomness import fresh_secret
 from codex_ray.secagg.client import FEWEST_PEERS
 from codex_ray.secagg.graph import Neighbourhoods, draw_graph, holders, sustainable
-from codex_ray.secagg.keys import pair_mask_key, self_mask_key
+from codex_ray.secagg.keys import DIGEST_BYTES
 from codex_ray.secagg.messages import (
-    KEY_BYTES,
     AdvertisedKeys,
-    AdvertiseRequest,
+    FoldedInput,
     KeyDirectory,
     MaskedInput,
+    NonceCommitments,
+    RevealedNonce,
     SealedShares,
     ShareDelivery,
+    SignedSurvivors,
+    SurvivorClaim,
     UnmaskRequest,
     UnmaskShares,
 )
 from codex_ray.secagg.parameters import Plan
-from codex_ray.secagg.prg import apply_mask
-from codex_ray.secagg.rebuild import Promise, Rebuild
-from codex_ray.secagg.trips import Outbox, Session, add_up, need, only
-from codex_ray.types import ClientId, GroupSum, Residues, SessionContext, SessionResult, Stage
+from codex_ray.secagg.roster import NONCE_BYTES, Opening, roster_of, roster_of_nonces
+from codex_ray.secagg.trips import Inbox, Outbox, Session, add_up, need, only
+from codex_ray.secagg.unmask import Alone, Owner, Workers, remove, tasks_for
+from codex_ray.types import (
+    ClientId,
+    GroupSum,
+    Residues,
+    SessionContext,
+    SessionResult,
+    Stage,
+    word_type,
+)
+from codex_ray.types import reduce as reduce_words
 
 
-def run_session(members: Collection[ClientId], context: SessionContext, plan: Plan) -> Session:
+@dataclass(frozen=True)
+class _Roster:
+    """Who advertised keys, and what follows from that.
+
+    Attributes:
+        opening: what was fixed before.
+        adverts: each client's advertisement, as the frame that it sent.
+        nonces: under `malicious`, everyone's revealed nonce.
+        digest: over all of them.
+        graph: everyone's neighbours, the silent included.
+    """
+
+    opening: Opening
+    adverts: dict[ClientId, bytes]
+    nonces: dict[ClientId, bytes]
+    digest: bytes
+    graph: Neighbourhoods
+
+    @property
+    def session(self) -> bytes:
+        """The digest that the session is bound to."""
+        return self.opening.session(self.digest)
+
+    @property
+    def peers_needed(self) -> int:
+        """How many neighbours must stay for a client's secrets to be rebuilt."""
+        plan = self.opening.plan
+        return max(FEWEST_PEERS, plan.threshold - 1 if plan.complete else plan.threshold)
+
+    def around(self, one: ClientId, some: Collection[ClientId]) -> tuple[ClientId, ...]:
+        """Those of `some` that are `one` or a neighbour of it, in increasing order."""
+        near = [peer for peer in self.graph[one] if peer in some]  # in increasing order
+        if one in some:
+            insort(near, one)
+        return tuple(near)
+
+    def sustainable(self, some: Collection[ClientId], stage: Stage) -> tuple[ClientId, ...]:
+        """Those of `some` that have neighbours enough to go on, if there are enough of them."""
+        kept = sustainable(self.graph, some, needed=self.peers_needed)
+        need(kept, self.opening.plan.minimum, stage)
+        return kept
+
+
+@dataclass(frozen=True)
+class _Sharing:
+    """Who shared keys: what each sent, and with whom it shared."""
+
+    sent: dict[ClientId, SealedShares]
+    near: dict[ClientId, tuple[ClientId, ...]]
+
+
+def run_session(
+    members: Collection[ClientId],
+    context: SessionContext,
+    plan: Plan,
+    *,
+    enrolment: bytes = b"",
+    workers: Workers | None = None,
+) -> Session:
     """The sum over the members that survive, and how many pair masks had to be rebuilt.
+
+    Args:
+        members: who is invited.
+        context: what the session is bound to.
+        plan: its sizes and rules.
+        enrolment: digest of the enrolment list, where the rules ask for one.
+        workers: who expands the masks that come off the sum.
 
     Raises:
         SumAborted: too few clients answered a trip, or a secret cannot be rebuilt from their
-        shares.
+            shares.
     """
-    graph = draw_graph(members, context, degree=plan.degree)
-    peers_needed = max(FEWEST_PEERS, plan.threshold - 1 if plan.complete else plan.threshold)
+    known = enrolment if plan.identified else b""
+    opening = Opening(context, plan, fresh_secret(NONCE_BYTES), known)
+    roster = yield from _advertise_keys(members, opening)
+    sharing = yield from _share_keys(roster)
+    survivors, total = yield from _masked_input(roster, sharing)
+    signatures = yield from _confirm_survivors(plan, survivors)
+    answers = yield from _unmask(roster, sharing, survivors=survivors, signatures=signatures)
+    owners = _owners(roster, sharing, survivors)
+    workers = workers or Alone()
+    tasks = tasks_for(
+        owners,
+        {one: answer.shares for one, answer in answers.items()},
+        session=roster.session,
+        plan=plan,
+        context=context,
+        pieces=workers.width,
+    )
+    recovered = remove(total, owners, tasks, workers)
+    return SessionResult((GroupSum(survivors, reduce_words(total, context.bits)),), recovered)
 
-    # Trip 1: advertise keys. The silent stay in the graph, as dropouts: so the bounds count them.
-    sizes = AdvertiseRequest(plan.members, plan.degree, plan.threshold)
-    keys = only(AdvertisedKeys, (yield dict.fromkeys(graph, sizes)), graph)
-    public = {one: it.channel + it.mask for one, it in keys.items() if _well_formed(it)}
-    advertised = sustainable(graph, public, needed=peers_needed)
-    need(advertised, plan.minimum, Stage.ADVERTISE_KEYS)
 
-    # Trip 2: share keys.
-    near = {one: _around(graph, one, advertised) for one in advertised}
+def _advertise_keys(
+    members: Collection[ClientId], opening: Opening
+) -> Generator[Outbox, Inbox, _Roster]:
+    """Trip 1, and under `malicious` 1b: keys and nonces in, the graph out.
+
+    The silent stay in the graph, as dropouts: so the bounds count them.
+    """
+    plan = opening.plan
+    inbox = yield dict.fromkeys(sorted(members), opening.request)
+    keys = {
+        one: it
+        for one, it in only(AdvertisedKeys, inbox, members).items()
+        if opening.well_formed(it)
+    }
+    need(keys, plan.minimum, Stage.ADVERTISE_KEYS)
+    adverts = {one: it.to_frame() for one, it in keys.items()}
+    nonces: dict[ClientId, bytes] = {}
+    if not plan.checks_roster:
+        digest = roster_of(adverts)
+    else:
+        committed = {one: keys[one].nonce if one in keys else b"" for one in members}
+        inbox = yield dict.fromkeys(keys, NonceCommitments(committed))
+        nonces = {
+            one: it.nonce
+            for one, it in only(RevealedNonce, inbox, keys).items()
+            if opening.commitment(one, it.nonce) == committed[one]
+        }
+        need(nonces, plan.minimum, Stage.REVEAL_NONCES)
+        adverts = {one: adverts[one] for one in nonces}
+        digest = roster_of_nonces(opening, committed, nonces)
+    seed = opening.graph_seed(opening.session(digest))
+    graph = draw_graph(members, seed, degree=plan.degree)
+    return _Roster(opening, adverts, nonces, digest, graph)
+
+
+def _share_keys(roster: _Roster) -> Generator[Outbox, Inbox, _Sharing]:
+    """Trip 2: each client learns its neighbours, and deals them shares of its two secrets."""
+    asked = roster.sustainable(roster.adverts, Stage.ADVERTISE_KEYS)
+    invited = set(asked)
+    near = {one: roster.around(one, invited) for one in asked}
+    shown = b"" if roster.opening.plan.checks_roster else roster.digest
     outbox: Outbox = {
-        one: KeyDirectory({peer: public[peer] for peer in near[one]}) for one in advertised
+        one: KeyDirectory({peer: roster.adverts[peer] for peer in near[one]}, shown, roster.nonces)
+        for one in asked
     }
-    sent = only(SealedShares, (yield outbox), advertised)
-    sent = {one: it for one, it in sent.items() if set(it.sealed) == set(near[one]) - {one}}
-    sharing = sustainable(graph, sent, needed=peers_needed)
-    need(sharing, plan.minimum, Stage.SHARE_KEYS)
+    sent = {
+        one: it
+        for one, it in only(SealedShares, (yield outbox), asked).items()
+        if set(it.sealed) == set(near[one]) - {one} and len(it.commitments) == 2 * DIGEST_BYTES
+    }
+    stay = roster.sustainable(sent, Stage.SHARE_KEYS)
+    return _Sharing({one: sent[one] for one in stay}, near)
 
-    # Trip 3: masked input. Whoever shared is now in its peers' masks, and may have to be undone.
-    outbox = {
+
+def _masked_input(
+    roster: _Roster, sharing: _Sharing
+) -> Generator[Outbox, Inbox, tuple[tuple[ClientId, ...], Residues]]:
+    """Trip 3: the shares are delivered; who survives, and the sum of their masked inputs.
+
+    Whoever shared is now in its peers' masks, and may have to be undone.
+    """
+    sent, context = sharing.sent, roster.opening.context
+    outbox: Outbox = {
         one: ShareDelivery(
-            {peer: sent[peer].sealed[one] for peer in _around(graph, one, sharing) if peer != one}
+            {peer: sent[peer].sealed[one] for peer in roster.around(one, sent) if peer != one}
         )
-        for one in sharing
+        for one in sent
     }
-    masked = only(MaskedInput, (yield outbox), sharing)
-    masked = {one: it for one, it in masked.items() if it.words.shape == (context.dimension,)}
-    dropped = set(sharing) - set(masked)
-    need(masked, plan.minimum, Stage.MASKED_INPUT)
-    total = add_up((it.words for it in masked.values()), context.dimension)
+    inbox = yield outbox
+    masked = {
+        one: it.words
+        for one, it in only(MaskedInput, inbox, sent).items()
+        if it.words.shape == (context.dimension,) and it.words.dtype == word_type(context.bits)
+    }
+    folded = only(FoldedInput, inbox, sent)
+    survivors = tuple(sorted({*masked, *folded}))
+    need(survivors, roster.opening.plan.minimum, Stage.MASKED_INPUT)
+    return survivors, add_up(masked.values(), context)
 
-    # Trip 4: unmask. From here on the survivors are final.
-    outbox = {
-        one: UnmaskRequest(_around(graph, one, masked), _around(graph, one, dropped))
-        for one in masked
-    }
-    answers = only(UnmaskShares, (yield outbox), masked)
-    need(answers, plan.minimum, Stage.UNMASK)
-    promises = {
-        one: Promise(
-            holders(one, near[one], complete=plan.complete),
-            mask_public=public[one][KEY_BYTES:],
-            commitment=sent[one].commitment,
-        )
-        for one in sharing
-    }
-    rebuild = Rebuild(context, plan.threshold, promises, answers)
-    left_over = {one: _around(graph, one, masked) for one in sorted(dropped)}
-    recovered = _unmask(total, rebuild, survivors=masked, left_over=left_over)
-    return SessionResult((GroupSum(tuple(masked), total),), masks_recovered=recovered)
+
+def _confirm_survivors(
+    plan: Plan, survivors: tuple[ClientId, ...]
+) -> Generator[Outbox, Inbox, dict[ClientId, bytes]]:
+    """Trip 3b, under `malicious`: each survivor signs who survived. Otherwise nobody is asked."""
+    if not plan.checks_roster:
+        return {}
+    inbox = yield dict.fromkeys(survivors, SurvivorClaim(survivors))
+    signed = only(SignedSurvivors, inbox, survivors)
+    need(signed, plan.minimum, Stage.CONFIRM_SURVIVORS)
+    return {one: it.signature for one, it in signed.items()}
 
 
 def _unmask(
-    total: Residues,
-    rebuild: Rebuild,
+    roster: _Roster,
+    sharing: _Sharing,
     *,
-    survivors: Collection[ClientId],
-    left_over: dict[ClientId, tuple[ClientId, ...]],
-) -> int:
-    """Take all masks off `total` in place; how many pair masks of dropped clients that took.
+    survivors: tuple[ClientId, ...],
+    signatures: dict[ClientId, bytes],
+) -> Generator[Outbox, Inbox, dict[ClientId, UnmaskShares]]:
+    """Trip 4: shares of what comes off the sum. From here on the survivors are final."""
+    plan, alive = roster.opening.plan, set(survivors)
+    dropped = set(sharing.sent) - alive
+    outbox: Outbox = {}
+    for one in signatures if plan.checks_roster else survivors:
+        signed = {peer: signatures[peer] for peer in roster.around(one, signatures) if peer != one}
+        if plan.checks_roster and len(signed) + plan.complete < plan.threshold:
+            continue  # It could not believe the claim, and would rightly refuse.
+        near = roster.around(one, alive)
+        outbox[one] = UnmaskRequest(near, roster.around(one, dropped), signed)
+    answers = only(UnmaskShares, (yield outbox), outbox)
+    need(answers, plan.minimum, Stage.UNMASK)
+    return answers
 
-    `left_over` has the survivors that masked with each dropped client; pairs that both dropped are
-    in no masked input.
+
+def _owners(
+    roster: _Roster, sharing: _Sharing, survivors: tuple[ClientId, ...]
+) -> dict[ClientId, Owner]:
+    """Everyone whose masks are in the sum: survivors, and the dropped that survivors masked with.
+
+    Pairs that both dropped are in no masked input.
     """
-    for one in survivors:
-        key = self_mask_key(rebuild.seed(one), rebuild.context, me=one)
-        apply_mask(total, key, negative=True)
-    for one, peers in left_over.items():
-        if not peers:
-            continue
-        pair = rebuild.mask_pair(one)
-        for peer in peers:
-            public = rebuild.promises[peer].mask_public
-            key = pair_mask_key(pair, public, rebuild.context, me=one, peer=peer)
-            # The lower id of a pair added the mask, so that is what is undone for the peer.
-            apply_mask(total, key, negative=peer < one)
-    return sum(map(len, left_over.values()))
-
-
-def _well_formed(keys: AdvertisedKeys) -> bool:
-    return len(keys.channel) == len(keys.mask) == KEY_BYTES
-
-
-def _around(
-    graph: Neighbourhoods, one: ClientId, some: Collection[ClientId]
-) -> tuple[ClientId, ...]:
-    """Those of `some` that are `one` or a neighbour of it, in increasing order."""
-    return tuple(sorted(peer for peer in (one, *graph[one]) if peer in some))
+    complete, alive = roster.opening.plan.complete, set(survivors)
+    owners = {}
+    for one, sent in sharing.sent.items():
+        share_holders = holders(one, sharing.near[one], complete=complete)
+        if one in alive:
+            owners[one] = Owner(share_holders, sent.commitments[:DIGEST_BYTES])
+        elif masked_with := set(roster.around(one, alive)):
+            owners[one] = Owner(
+                share_holders,
+                sent.commitments[DIGEST_BYTES:],
+                escrow=sent.escrow,
+                sealed_for=tuple(peer for peer in sharing.near[one] if peer != one),
+                masked_with=frozenset(masked_with),
+            )
+    return owners

@@ -8,8 +8,9 @@ values at i. Fewer than t values of a polynomial are uniform and independent of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +40,21 @@ def share_bytes(secret_bytes: int) -> int:
 
 def split(secret: bytes, *, holders: int, threshold: int) -> list[bytes]:
     """One share for each holder 1..holders, any `threshold` of which rebuild `secret`."""
+    return [share for (share,) in split_all(secret, holders=holders, threshold=threshold)]
+
+
+def split_all(*secrets: bytes, holders: int, threshold: int) -> list[tuple[bytes, ...]]:
+    """For each holder 1..holders its share of each of `secrets`, every one shared by itself."""
     if not 1 <= threshold <= holders:
         raise ValueError(f"{threshold} of {holders} is no sharing")
-    limbs = _limbs(secret)
+    limbs = np.concatenate([_limbs(secret) for secret in secrets])
     shares = np.broadcast_to(limbs, (holders, limbs.size)).copy()  # [k, limbs]
     if threshold > 1:
         coefficients = _uniform_field((threshold - 1) * limbs.size).reshape(threshold - 1, -1)
         shares = (shares + _matmul(_powers(holders, threshold), coefficients)) % PRIME
-    return [row.astype("<u4").tobytes() for row in shares]
+    ends = list(accumulate(share_bytes(len(secret)) for secret in secrets))
+    rows = [row.tobytes() for row in shares.astype("<u4")]
+    return [tuple(row[a:b] for a, b in pairwise([0, *ends])) for row in rows]
 
 
 def reconstruct(shares: Mapping[int, bytes], *, threshold: int, secret_bytes: int) -> bytes:
@@ -61,7 +69,7 @@ def reconstruct(shares: Mapping[int, bytes], *, threshold: int, secret_bytes: in
     if len(shares) < threshold:
         raise ProtocolError(f"{len(shares)} shares came, {threshold} are needed")
     points = tuple(sorted(shares))[:threshold]
-    values = np.stack([_parse(shares[point], secret_bytes) for point in points])  # [t, limbs]
+    values = _parse([shares[point] for point in points], secret_bytes)  # [t, limbs]
     weights = _lagrange_at_zero(points)
     limbs = (weights[:, None] * values % PRIME).sum(axis=0) % PRIME
     whole = sum(int(limb) << (LIMB_BITS * at) for at, limb in enumerate(limbs))
@@ -79,15 +87,15 @@ def _limbs(secret: bytes) -> _Field:
     )
 
 
-def _parse(share: bytes, secret_bytes: int) -> _Field:
-    if len(share) != share_bytes(secret_bytes):
-        raise ProtocolError(
-            f"a share has {len(share)} bytes instead of {share_bytes(secret_bytes)}"
-        )
-    values = np.frombuffer(share, dtype="<u4").astype(np.int64)
+def _parse(shares: Sequence[bytes], secret_bytes: int) -> _Field:
+    size = share_bytes(secret_bytes)
+    for share in shares:
+        if len(share) != size:
+            raise ProtocolError(f"a share has {len(share)} bytes instead of {size}")
+    values = np.frombuffer(b"".join(shares), dtype="<u4").astype(np.int64)
     if int(values.max()) >= PRIME:
         raise ProtocolError("a share holds a number outside the field")
-    return values
+    return values.reshape(len(shares), -1)
 
 
 def _uniform_field(count: int) -> _Field:

@@ -8,8 +8,16 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from codex_ray.errors import SumAborted
-from codex_ray.types import ClientId, Residues, SessionResult, Stage
-from codex_ray.wire import Message
+from codex_ray.types import (
+    ClientId,
+    Residues,
+    SessionContext,
+    SessionResult,
+    Stage,
+    word_type,
+)
+from codex_ray.types import reduce as reduce_words
+from codex_ray.wire import Message, Words
 
 Outbox: TypeAlias = dict[ClientId, Message]
 Inbox: TypeAlias = dict[ClientId, Message]
@@ -37,9 +45,9 @@ def need(answered: Collection[object], minimum: int, stage: Stage) -> None:
         )
 
 
-def add_up(summands: Iterable[Residues], dimension: int) -> Residues:
-    """The sum [d] of the summands modulo 2^32."""
-    total = np.zeros(dimension, dtype=np.uint32)
+def add_up(summands: Iterable[Words], context: SessionContext) -> Residues:
+    """The sum [d] of the summands modulo 2^bits."""
+    total = np.zeros(context.dimension, dtype=word_type(context.bits))
     for summand in summands:
         np.add(total, summand, out=total)
-    return total
+    return reduce_words(total, context.bits)

@@ -11,16 +11,22 @@ import torch
 from codex_ray.data.breast_cancer import BreastCancer
 from codex_ray.data.dataset import Records
 from codex_ray.data.synthetic_images import SyntheticImages
+from codex_ray.errors import ProtocolError, SumAborted
 from codex_ray.federation.algorithms import FedAvg
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp
 from codex_ray.learning.trainers import Sgd
-from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
+from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.mechanisms import CentralGaussian, Metrics, NoMechanism, Weights
+from codex_ray.privacy.passengers import Range, Told
+from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import Randomness
+from codex_ray.secagg.identity import Enrolment, Identity, Membership
 from codex_ray.secagg.protocols import Clear, Ideal, SecAgg, SecAggPlus
-from codex_ray.types import GroupSum, SessionContext
+from codex_ray.types import GroupSum, Residues, SessionContext, word_type
+from codex_ray.types import reduce as reduce_words
 from codex_ray.wire import read_frame
 
 RANDOM = Randomness.of(11)
@@ -54,47 +60,120 @@ class TestSampler:
         sampler.check(40)
 
 
+SMALL = Encoding(bits=16, rounding="stochastic")
+ROTATED = Encoding(bits=20, rounding="stochastic", rotate=True)
+
+
 @pytest.mark.parametrize(
     "mechanism",
-    [NoMechanism(bound=4), CentralGaussian(clip_norm=0.5, noise_multiplier=1.0)],
-    **named,
+    [
+        NoMechanism(bound=4),
+        NoMechanism(bound=4, encoding=SMALL),
+        NoMechanism(
+            bound=4,
+            weights=Weights(by="records", largest=300),
+            metrics=Metrics(train_loss=Range(low=0, high=5, resolution=0.01)),
+        ),
+        CentralGaussian(clip_norm=0.5, noise_multiplier=1.0),
+        CentralGaussian(clip_norm=0.5, noise_multiplier=1.0, encoding=ROTATED),
+    ],
+    ids=["none", "none-16-bit", "none-weighted", "gaussian", "gaussian-rotated"],
 )
 class TestMechanism:
+    def summands(self, mechanism, codec, count: int) -> list[Residues]:
+        updates = torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
+        return [
+            mechanism.encode(
+                update,
+                codec,
+                rotation=codec.rotation(RANDOM.public.stream("rotation", 0)),
+                draws=RANDOM.secret.stream("rounding", 0, client),
+                told=Told(records=20 * client, train_loss=0.1 * client),
+            )
+            for client, update in enumerate(updates)
+        ]
+
+    def test_a_summand_is_words_of_the_session_and_the_streams(self, mechanism) -> None:
+        codec = mechanism.codec(dimension=6, summands=8)
+        for one, same in zip(*(self.summands(mechanism, codec, 8) for _ in range(2)), strict=True):
+            assert one.dtype == word_type(codec.bits) and one.shape == (codec.length,)
+            assert int(one.max()) < 2**codec.bits and np.array_equal(one, same)
+
     def test_a_sum_does_not_depend_on_order_or_grouping(self, mechanism) -> None:
-        grid = mechanism.grid(dimension=6, summands=8)
-        updates = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
-        encoded = [mechanism.encode(update, grid) for update in updates]
-        total = np.sum(encoded, axis=0, dtype=np.uint32)
+        codec = mechanism.codec(dimension=6, summands=8)
+        encoded = self.summands(mechanism, codec, 8)
+        total = self.added(encoded, codec)
         for order in itertools.islice(itertools.permutations(range(8)), 0, 40320, 4001):
-            again = np.zeros(6, dtype=np.uint32)
-            for i in order:
-                again = again + encoded[i]
-            assert np.array_equal(again, total)
+            halves = [self.added([encoded[i] for i in order[a : a + 4]], codec) for a in (0, 4)]
+            assert np.array_equal(self.added(halves, codec), total)
+
+    def added(self, summands: list[Residues], codec) -> Residues:
+        total = no_words(codec.length, bits=codec.bits)
+        for summand in summands:
+            total += summand
+        return reduce_words(total, codec.bits)
 
     def test_release_is_the_streams_and_has_the_right_shape(self, mechanism) -> None:
-        grid = mechanism.grid(dimension=6, summands=8)
-        group = GroupSum((0, 1), np.arange(6, dtype=np.uint32))
+        codec = mechanism.codec(dimension=6, summands=8)
+        group = GroupSum((0, 1, 2), self.added(self.summands(mechanism, codec, 3), codec))
+        rotation = codec.rotation(RANDOM.public.stream("rotation", 0))
         one, same, other = (
-            mechanism.release(group, grid=grid, expected=4, noise=RANDOM.secret.stream("r", r))
+            mechanism.release(
+                group,
+                codec=codec,
+                expected=4,
+                noise=RANDOM.secret.stream("r", r),
+                rotation=rotation,
+            )
             for r in (0, 0, 1)
         )
-        assert one.shape == (6,) and one.dtype == torch.float64 and torch.equal(one, same)
-        assert torch.equal(one, other) == (mechanism.event() is None)
+        assert one.update.shape == (6,) and one.update.dtype == torch.float64
+        assert torch.equal(one.update, same.update) and one.metrics == same.metrics
+        assert torch.equal(one.update, other.update) == (mechanism.event() is None)
+
+    def test_a_claim_goes_with_equal_weights_and_no_figures_of_the_records(self, mechanism) -> None:
+        assert mechanism.event() is None or not mechanism.asks
 
 
-CONTEXT = SessionContext(b"r" * 16, 0, 0, bytes(32), 5)
+COHORT = (2, 3, 5, 7, 11, 13)
+IDENTITIES = {client: Identity.fresh() for client in COHORT}
+ENROLMENT = Enrolment({client: identity.public for client, identity in IDENTITIES.items()})
+PROTOCOLS = [
+    Clear(),
+    Ideal(),
+    SecAggPlus(),
+    *(
+        SecAgg(adversary=adversary, keys=keys)
+        for adversary in ("semi_honest", "semi_malicious", "malicious")
+        for keys in ("session", "enrolled")
+    ),
+]
 
 
-@pytest.mark.parametrize("protocol", [Clear(), Ideal(), SecAgg(), SecAggPlus()], **named)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=repr)
 class TestSumProtocol:
-    def run(self, protocol, summands):
-        clients = {c: protocol.client(c, CONTEXT, s) for c, s in summands.items()}
-        session = protocol.session(tuple(sorted(clients)), CONTEXT)
-        trips, replies = 0, None
+    def context(self, bits: int = 32) -> SessionContext:
+        return SessionContext(b"r" * 16, 0, 0, bytes(32), 5, bits)
+
+    def summands(self, bits: int = 32) -> dict[int, Residues]:
+        rng = np.random.default_rng(bits)
+        return {c: rng.integers(0, 2**bits, 5).astype(word_type(bits)) for c in COHORT}
+
+    def run(self, protocol, context, summands):
+        """What the session returns, and the trips that it took; `summands` are handed over."""
+        known = ENROLMENT if protocol.identified else None
+        clients = {
+            c: protocol.client(
+                c, context, words, membership=known and Membership(IDENTITIES[c], known)
+            )
+            for c, words in summands.items()
+        }
+        session = protocol.session(tuple(sorted(clients)), context, enrolment=known)
+        trips = []
         try:
             outbox = next(session)
             while True:
-                trips += 1
+                trips.append({message.stage for message in outbox.values()})
                 replies = {
                     c: read_frame(clients[c].answer(read_frame(m.to_frame())).to_frame())
                     for c, m in outbox.items()
@@ -103,19 +182,44 @@ class TestSumProtocol:
         except StopIteration as stop:
             return stop.value, trips
 
-    def test_the_groups_add_up_to_the_plain_sum(self, protocol) -> None:
-        rng = np.random.default_rng(0)
-        summands = {c: rng.integers(0, 2**32, 5, dtype=np.uint32) for c in (2, 3, 5, 7, 11, 13)}
-        result, trips = self.run(protocol, summands)
-        assert result.members == tuple(sorted(summands)) and trips <= 4
-        total = np.sum([group.total for group in result.groups], axis=0, dtype=np.uint32)
-        assert np.array_equal(total, np.sum(list(summands.values()), axis=0, dtype=np.uint32))
+    @pytest.mark.parametrize("bits", [16, 17, 20, 31, 32])
+    def test_the_groups_add_up_to_the_plain_sum(self, protocol, bits) -> None:
+        summands = self.summands(bits)
+        want = np.sum([words.astype(np.uint64) for words in summands.values()], axis=0) % 2**bits
+        result, _ = self.run(protocol, self.context(bits), summands)
+        assert result.members == COHORT
         assert len(result.groups) == (6 if protocol.kind == "clear" else 1)
+        total = np.zeros(5, dtype=np.uint64)
+        for group in result.groups:
+            assert group.total.dtype == word_type(bits) and int(group.total.max()) < 2**bits
+            total += group.total
+        assert np.array_equal(total % 2**bits, want)
 
-    def test_the_summand_of_the_caller_is_left_alone(self, protocol) -> None:
-        summands = {c: np.full(5, c, dtype=np.uint32) for c in range(6)}
-        self.run(protocol, summands)
-        assert all((words == c).all() for c, words in summands.items())
+    def test_each_trip_is_one_stage_and_the_stages_increase(self, protocol) -> None:
+        _, trips = self.run(protocol, self.context(), self.summands())
+        assert all(len(stages) == 1 for stages in trips)
+        order = [stage for stages in trips for stage in stages]
+        assert order == sorted(set(order)) and len(order) <= 6
+
+    def test_a_summand_may_be_made_when_it_is_needed(self, protocol) -> None:
+        want, _ = self.run(protocol, self.context(), self.summands())
+        made: list[int] = []
+        late = {c: lambda c=c: made.append(c) or self.summands()[c] for c in COHORT}
+        got, _ = self.run(protocol, self.context(), late)
+        assert sorted(made) == list(COHORT)
+        for one, other in zip(want.groups, got.groups, strict=True):
+            assert one.members == other.members and np.array_equal(one.total, other.total)
+
+    def test_a_summand_of_other_words_is_refused(self, protocol) -> None:
+        for bits, wrong in ((32, np.uint16), (16, np.uint32), (32, np.int64)):
+            with pytest.raises(ProtocolError, match="the session sums"):
+                self.run(protocol, self.context(bits), {c: np.zeros(5, wrong) for c in COHORT})
+
+    def test_nobody_left_is_an_abort(self, protocol) -> None:
+        session = protocol.session(COHORT, self.context(), enrolment=ENROLMENT)
+        next(session)
+        with pytest.raises(SumAborted, match="0 clients can go on"):
+            session.send({})
 
     def test_it_accepts_a_cohort_of_ordinary_size(self, protocol) -> None:
         protocol.check(10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from codex_ray.randomness import Randomness
 from codex_ray.secagg import prg
 from codex_ray.secagg.messages import MaskedInput, SummandRequest
 from codex_ray.types import ClientId, Stage
-from codex_ray.wire import kind_of
+from codex_ray.wire import Frame, kind_of
 
 
 @dataclass
@@ -32,6 +32,10 @@ class Recording:
     up: list[tuple[ClientId, bytes]] = field(default_factory=list)
     down: list[tuple[ClientId, bytes]] = field(default_factory=list)
     lost: frozenset[ClientId] = frozenset()
+    width: int = 1
+
+    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
+        return self.inner.work(tasks)
 
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         self.down += [(c, bytes(f)) for c, f in outbox.items()]
@@ -56,7 +60,7 @@ class Forgetting:
 def one_round(config: dict[str, Any]) -> tuple[Assembled, Recording, dict[ClientId, np.ndarray]]:
     """A recorded round, and the summands that the clients really had."""
     assembled = assemble(experiment_from(config))
-    recording = Recording(LocalTransport(assembled.host()))
+    recording = Recording(LocalTransport(assembled.host(fold=False)))
     one, state = assembled.round(recording), assembled.first_state()
     one.run(state, cohort=one.sample(state), attempt=0)
     streams = assembled.randomness.secret
@@ -69,7 +73,7 @@ def one_round(config: dict[str, Any]) -> tuple[Assembled, Recording, dict[Client
     everyone = range(assembled.dataset.population)
     updates = training.train(assembled.initial, everyone, 0)
     summands = {
-        c: mechanism.encode(u, assembled.grid) for c, u in zip(everyone, updates, strict=True)
+        c: mechanism.encode(u, assembled.codec) for c, u in zip(everyone, updates, strict=True)
     }
     return assembled, recording, summands
 
@@ -94,11 +98,9 @@ def test_with_the_masks_switched_off_every_summand_can(silos, monkeypatch) -> No
     """The same reading, on a build whose masks add nothing: the test above can fail."""
     import codex_ray.secagg.client as client_module
 
-    assert client_module.apply_mask is prg.apply_mask
-    monkeypatch.setattr(client_module, "apply_mask", lambda words, key, negative=False: None)
-    monkeypatch.setattr(
-        "codex_ray.secagg.server.apply_mask", lambda words, key, negative=False: None
-    )
+    assert client_module.apply_masks is prg.apply_masks
+    monkeypatch.setattr(client_module, "apply_masks", lambda words, masks: None)
+    monkeypatch.setattr("codex_ray.secagg.unmask.apply_masks", lambda words, masks: None)
     _, recording, summands = one_round(silos)
     everything = b"".join(frame for _, frame in recording.up)
     sent = [c for c, f in recording.up if issubclass(kind_of(f), MaskedInput)]
@@ -123,7 +125,7 @@ def test_masked_inputs_are_uniform(silos) -> None:
 
 def test_bytes_are_counted_as_they_were_sent(silos) -> None:
     assembled = assemble(experiment_from(silos))
-    recording = Recording(LocalTransport(assembled.host()))
+    recording = Recording(LocalTransport(assembled.host(fold=False)))
     run = Run(
         round=assembled.round(recording),
         rounds=2,
@@ -190,6 +192,10 @@ class Harming:
     stage: Stage
     harm: Callable[[bytes], bytes]
     lost: frozenset[ClientId] = frozenset()
+    width: int = 1
+
+    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
+        return self.inner.work(tasks)
 
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         inbox = self.inner.exchange(outbox)
@@ -242,7 +248,11 @@ class Dying:
         self._make, self._stage, self._left = make, stage, times
         self._inner = LocalTransport(make())
         self.lost: frozenset[ClientId] = frozenset()
+        self.width = 1
         self.recovered = 0
+
+    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
+        return self._inner.work(tasks)
 
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         if self._left and kind_of(next(iter(outbox.values()))).stage is self._stage:

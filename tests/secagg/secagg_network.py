@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
 from codex_ray.errors import ProtocolError
 from codex_ray.secagg.client import SecAggClient
+from codex_ray.secagg.identity import Enrolment, Identity, Membership
 from codex_ray.secagg.parameters import Plan
 from codex_ray.secagg.protocols import SumClient
+from codex_ray.secagg.server import run_session
 from codex_ray.secagg.trips import Session
 from codex_ray.types import ClientId, Residues, SessionContext, SessionResult, Stage
 from codex_ray.wire import Message, read_frame
@@ -93,13 +96,54 @@ class Network:
         return read_frame(frame)
 
 
+@cache
+def an_identity(client: ClientId) -> Identity:
+    """The identity that a client has in all tests of a process."""
+    return Identity.fresh()
+
+
+@cache
+def an_enrolment(members: tuple[ClientId, ...]) -> Enrolment:
+    """The list of exactly those members."""
+    return Enrolment({one: an_identity(one).public for one in members})
+
+
+def a_membership(one: ClientId, members: tuple[ClientId, ...]) -> Membership:
+    """What a member brings to a session of `members`."""
+    return Membership(an_identity(one), an_enrolment(members))
+
+
 def a_network(protocol, members, context, parts, *, drops=None) -> Network:
-    """A network with one client of `protocol` for each member."""
-    clients = {one: protocol.client(one, context, parts[one]) for one in members}
+    """A network with one client of `protocol` for each member, each with a summand of its own."""
+    clients = {
+        one: protocol.client(
+            one, context, parts[one].copy(), membership=a_membership(one, tuple(members))
+        )
+        for one in members
+    }
     return Network(clients, drops or {})
+
+
+def a_session(protocol, members, context, **others) -> Session:
+    """The server's half that goes with it."""
+    return protocol.session(members, context, enrolment=an_enrolment(tuple(members)), **others)
 
 
 def a_planned_network(sizes: Plan, members, context, parts, *, drops=None) -> Network:
     """A network with one masking client for each member, all of which plan `sizes` by hand."""
-    clients = {one: SecAggClient(one, context, parts[one], plan=lambda _: sizes) for one in members}
+    clients = {
+        one: SecAggClient(
+            one,
+            context,
+            parts[one].copy(),
+            plan=lambda _: sizes,
+            membership=a_membership(one, tuple(members)),
+        )
+        for one in members
+    }
     return Network(clients, drops or {})
+
+
+def a_planned_session(sizes: Plan, members, context) -> Session:
+    """The server's half that goes with it."""
+    return run_session(members, context, sizes, enrolment=an_enrolment(tuple(members)).digest)

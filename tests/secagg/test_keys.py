@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -10,11 +12,12 @@ from secagg_network import a_context
 from codex_ray.errors import ProtocolError
 from codex_ray.secagg.keys import (
     KeyPair,
-    channel_key,
+    bind,
     commit,
     derive,
     encode_context,
-    pair_mask_key,
+    join,
+    pair_keys,
     seal,
     self_mask_key,
     unseal,
@@ -27,7 +30,11 @@ OTHERS = {
     "attempt": replace(CONTEXT, attempt=1),
     "model_digest": replace(CONTEXT, model_digest=b"n" * 32),
     "dimension": replace(CONTEXT, dimension=6),
+    "bits": replace(CONTEXT, bits=31),
 }
+ONE, OTHER = b"1" * 32, b"2" * 32
+"""Two session digests."""
+ADVERTS = {4: b"four", 7: b"seven", 9: b"nine"}
 
 
 def test_every_context_field_has_its_case():
@@ -35,65 +42,121 @@ def test_every_context_field_has_its_case():
 
 
 @pytest.mark.parametrize("field", OTHERS)
-def test_each_context_field_changes_every_derived_value(field):
-    ours, theirs, other = KeyPair.fresh(), KeyPair.fresh(), OTHERS[field]
-    for make in (
-        lambda c: derive(bytes(32), c, purpose="mask", first=1, second=2),
-        lambda c: pair_mask_key(ours, theirs.public, c, me=1, peer=2),
-        lambda c: channel_key(ours, theirs.public, c, directions=((1, 2),)),
-        lambda c: self_mask_key(bytes(32), c, me=1),
-        lambda c: commit(bytes(32), c, me=1),
-        encode_context,
-    ):
-        assert make(CONTEXT) == make(CONTEXT)
-        assert make(CONTEXT) != make(other)
+def test_each_context_field_changes_what_is_bound_to_it(field):
+    assert encode_context(CONTEXT) != encode_context(OTHERS[field])
+    assert bind(CONTEXT, "session") == bind(replace(CONTEXT), "session")
+    assert bind(CONTEXT, "session") != bind(OTHERS[field], "session")
 
 
-def test_purpose_pair_and_direction_change_the_key():
-    derived = {
-        derive(bytes(32), CONTEXT, purpose=purpose, first=first, second=second)
-        for purpose in ("mask", "channel", "self mask")
-        for first, second in ((1, 2), (2, 1), (1, 3), (12, 1))
-    }
-    assert len(derived) == 12
+def test_joined_parts_can_be_told_apart():
+    parts = [(b"ab",), (b"a", b"b"), (b"", b"ab"), (b"ab", b""), (), (b"",), (1,), ("1",), (1, 1)]
+    assert len({join(*some) for some in parts}) == len(parts)
 
 
-def test_both_sides_derive_the_same_keys():
-    ours, theirs = KeyPair.fresh(), KeyPair.fresh()
-    assert pair_mask_key(ours, theirs.public, CONTEXT, me=4, peer=7) == pair_mask_key(
-        theirs, ours.public, CONTEXT, me=7, peer=4
+def test_derivation_is_hkdf_sha256():
+    # RFC 5869, test case 3: no salt, no info.
+    okm = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"
+    first, second = derive(b"\x0b" * 22, b"", count=2)
+    assert (first + second).hex()[: len(okm)] == okm
+    assert derive(b"\x0b" * 22, b"") == (first,)
+
+
+def test_agreement_is_x25519():
+    # RFC 7748, section 6.1.
+    alice, bob = (
+        KeyPair.of(bytes.fromhex(private))
+        for private in (
+            "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a",
+            "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb",
+        )
     )
-    ways = ((4, 7), (7, 4))
-    there, back = channel_key(ours, theirs.public, CONTEXT, directions=ways)
-    assert (there, back) == channel_key(theirs, ours.public, CONTEXT, directions=ways)
-    assert there != back
+    shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
+    assert alice.agree(bob.public).hex() == bob.agree(alice.public).hex() == shared
 
 
-def test_a_seal_opens_only_as_it_was_sent():
-    key = bytes(32)
-    sealed = seal(key, b"shares", CONTEXT, sender=1, receiver=2)
-    assert unseal(key, sealed, CONTEXT, sender=1, receiver=2) == b"shares"
-    tampered = bytes([sealed[0] ^ 1]) + sealed[1:]
-    for bad in (
-        lambda: unseal(key, tampered, CONTEXT, sender=1, receiver=2),
-        lambda: unseal(key, b"", CONTEXT, sender=1, receiver=2),
-        lambda: unseal(key, sealed, OTHERS["attempt"], sender=1, receiver=2),
-        lambda: unseal(key, sealed, CONTEXT, sender=2, receiver=1),
-        lambda: unseal(key, sealed, CONTEXT, sender=3, receiver=2),
-        lambda: unseal(key, sealed, CONTEXT, sender=1, receiver=3),
-        lambda: unseal(bytes([1]) * 32, sealed, CONTEXT, sender=1, receiver=2),
-    ):
-        with pytest.raises(ProtocolError, match="do not open"):
-            bad()
+def test_each_derived_key_is_of_one_session_purpose_and_owner():
+    made = [self_mask_key(ONE, session, me=me) for session in (ONE, OTHER) for me in (1, 2)]
+    for session, low, high in itertools.product((ONE, OTHER), (4, 7), (7, 9)):
+        if low < high:
+            pair = pair_keys(ONE, session, me=low, peer=high, adverts=ADVERTS)
+            made += [pair.mask, pair.outward, pair.inward]
+    made += [
+        commit(ONE, session, purpose=purpose, me=me)
+        for session in (ONE, OTHER)
+        for purpose in ("seed", "escrow")
+        for me in (1, 2)
+    ]
+    assert len(set(made)) == len(made) == 4 + 3 * 6 + 8
 
 
-@pytest.mark.parametrize("public", [bytes(32), b"\x01" + bytes(31), b"short"])
+def test_both_ends_of_a_pair_derive_the_same_keys():
+    ours, theirs = KeyPair.fresh(), KeyPair.fresh()
+    secret = ours.agree(theirs.public)
+    assert secret == theirs.agree(ours.public)
+    up = pair_keys(secret, ONE, me=4, peer=7, adverts=ADVERTS)
+    down = pair_keys(secret, ONE, me=7, peer=4, adverts=ADVERTS)
+    assert (up.mask, up.outward, up.inward) == (down.mask, down.inward, down.outward)
+
+
+@pytest.mark.parametrize("whose", [4, 7])
+def test_another_advertisement_of_either_end_is_another_pair(whose):
+    before = pair_keys(ONE, ONE, me=4, peer=7, adverts=ADVERTS)
+    after = pair_keys(ONE, ONE, me=4, peer=7, adverts=ADVERTS | {whose: b"again"})
+    assert not {before.mask, before.outward, before.inward} & {
+        after.mask,
+        after.outward,
+        after.inward,
+    }
+
+
+def test_advertisements_of_others_do_not_matter():
+    assert pair_keys(ONE, ONE, me=4, peer=7, adverts=ADVERTS) == pair_keys(
+        ONE, ONE, me=4, peer=7, adverts=ADVERTS | {9: b"again"}
+    )
+
+
+SEALED = seal(ONE, b"shares", ONE, sender=1, receiver=2)
+NOT_AS_SENT = {
+    "the first bit flipped": (ONE, bytes([SEALED[0] ^ 1]) + SEALED[1:], ONE, 1, 2),
+    "the last bit flipped": (ONE, SEALED[:-1] + bytes([SEALED[-1] ^ 128]), ONE, 1, 2),
+    "cut": (ONE, SEALED[:-1], ONE, 1, 2),
+    "nothing": (ONE, b"", ONE, 1, 2),
+    "another session": (ONE, SEALED, OTHER, 1, 2),
+    "the other direction": (ONE, SEALED, ONE, 2, 1),
+    "another sender": (ONE, SEALED, ONE, 3, 2),
+    "another receiver": (ONE, SEALED, ONE, 1, 3),
+    "an escrow": (ONE, SEALED, ONE, 1, 1),
+    "another key": (OTHER, SEALED, ONE, 1, 2),
+}
+
+
+def test_a_seal_opens_as_it_was_sent():
+    assert unseal(ONE, SEALED, ONE, sender=1, receiver=2) == b"shares"
+
+
+@pytest.mark.parametrize("case", NOT_AS_SENT)
+def test_a_seal_does_not_open_otherwise(case):
+    key, sealed, session, sender, receiver = NOT_AS_SENT[case]
+    with pytest.raises(ProtocolError, match=f"client {sender} sealed .* {receiver} does not open"):
+        unseal(key, sealed, session, sender=sender, receiver=receiver)
+
+
+@pytest.mark.parametrize("public", [bytes(32), b"\x01" + bytes(31), b"short", b""])
 def test_low_order_points_and_no_points_are_refused(public):
     with pytest.raises(ProtocolError, match="cannot be used"):
         KeyPair.fresh().agree(public)
 
 
-def test_a_key_pair_shows_no_private_key():
-    pair = KeyPair.fresh()
-    assert "private" not in repr(pair) and pair.private.hex() not in repr(pair)
-    assert KeyPair.of(pair.private) == pair
+def test_a_key_pair_gives_its_private_half_to_nobody():
+    private = bytes(range(32))
+    pair = KeyPair.of(private)
+    assert KeyPair.of(private) == pair != KeyPair.fresh()
+    assert private.hex() not in repr(pair) and repr(private) not in repr(pair)
+    assert repr(pair) == f"KeyPair(public={pair.public!r})"
+    with pytest.raises(TypeError):
+        pickle.dumps(pair)
+
+
+def test_derived_keys_show_nothing():
+    pair = pair_keys(ONE, ONE, me=4, peer=7, adverts=ADVERTS)
+    assert repr(pair) == "PairKeys()"

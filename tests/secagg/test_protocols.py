@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from secagg_network import a_context
 
 import codex_ray.secagg.protocols as protocols_module
-from codex_ray.errors import ConfigError, ProtocolError
+from codex_ray.errors import ConfigError, ProtocolError, SumAborted
 from codex_ray.secagg.messages import PlainSummand, SummandRequest, SurvivorAck, SurvivorCheck
 from codex_ray.secagg.protocols import Clear, Ideal, SecAgg, SecAggPlus, SumProtocol
 from codex_ray.types import Stage
@@ -45,7 +46,16 @@ def test_a_threshold_beyond_the_cohort_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"threshold": 1}, {"degree": 3}, {"assumed_corrupt": 0.5}, {"adversary": "none"}]
+    "wrong",
+    [
+        {"threshold": 1},
+        {"degree": 3},
+        {"assumed_corrupt": 0.5},
+        {"assumed_dropout": 1.0},
+        {"adversary": "none"},
+        {"keys": "none"},
+        {"smallest_cohort": 2},
+    ],
 )
 def test_impossible_fields_are_refused(wrong):
     with pytest.raises(ValidationError):
@@ -58,9 +68,31 @@ def test_every_field_says_what_it_is():
             assert name == "kind" or field.description
 
 
-def test_a_plain_client_sends_its_summand_once():
-    summand = np.arange(4, dtype=np.uint32)
-    client = Ideal().client(3, a_context(4), summand)
+@pytest.mark.parametrize("protocol", [SecAgg, SecAggPlus], ids=lambda it: it.__name__)
+def test_clients_are_identified_where_they_sign_or_agree_by_enrolled_keys(protocol):
+    assert protocol().identified and protocol(adversary="malicious").identified
+    assert not protocol(adversary="semi_honest").identified
+    assert protocol(adversary="semi_honest", keys="enrolled").identified
+    assert not Clear().identified and not Ideal().identified
+
+
+def test_only_what_is_one_sum_may_be_folded():
+    assert not Clear().folds
+    assert all(protocol.folds for protocol in ALL[1:])
+
+
+def test_a_cohort_below_the_users_own_smallest_is_refused():
+    protocol = SecAgg(smallest_cohort=8)
+    protocol.check(8)
+    with pytest.raises(ConfigError, match=r"cohort is 7, but .*smallest_cohort is 8: raise"):
+        protocol.check(7)
+    with pytest.raises(SumAborted, match="smallest_cohort is 8"):
+        next(protocol.session(tuple(range(7)), a_context(4)))
+
+
+@pytest.mark.parametrize("kind", [Clear, Ideal])
+def test_a_plain_client_sends_its_summand_once(kind):
+    client = kind().client(3, a_context(4), np.arange(4, dtype=np.uint32))
     with pytest.raises(ProtocolError, match="out of turn"):
         client.answer(SurvivorCheck((3,)))
     reply = client.answer(SummandRequest())
@@ -68,15 +100,50 @@ def test_a_plain_client_sends_its_summand_once():
     assert isinstance(client.answer(SurvivorCheck((3,))), SurvivorAck)
     with pytest.raises(ProtocolError, match="out of turn"):
         client.answer(SummandRequest())
+
+
+@pytest.mark.parametrize("kind", [Clear, Ideal])
+def test_a_plain_client_makes_its_summand_when_it_is_asked_for(kind):
+    made = []
+    client = kind().client(3, a_context(4), lambda: made.append(1) or np.ones(4, dtype=np.uint32))
+    assert not made
+    assert client.answer(SummandRequest()).words.tolist() == [1, 1, 1, 1]
+    assert made == [1]
+
+
+@pytest.mark.parametrize("kind", [Clear, Ideal])
+def test_a_plain_client_refuses_a_summand_that_does_not_fit(kind):
+    words = np.arange(4, dtype=np.uint32)
+    with pytest.raises(ProtocolError, match=r"uint32 \(4,\), the session sums uint32 \(5,\)"):
+        kind().client(3, a_context(5), words)
+    with pytest.raises(ProtocolError, match=r"uint32 \(4,\), the session sums uint16 \(4,\)"):
+        kind().client(3, replace(a_context(4), bits=16), words)
+    late = kind().client(3, a_context(5), lambda: words)
     with pytest.raises(ProtocolError, match="the session sums uint32"):
-        Clear().client(3, a_context(5), summand)
+        late.answer(SummandRequest())
 
 
-def test_tags_stages_and_empty_frames():
-    ours = {tag: kind for tag, kind in Message._kinds.items() if 16 <= tag < 32}
-    assert sorted(ours) == list(range(16, 28))
-    assert {kind.stage for kind in ours.values()} == set(Stage) - {Stage.TRAIN, Stage.DEBUG}
+def test_tags_are_in_the_ranges_of_secagg():
+    ours = {
+        tag: kind
+        for tag, kind in Message._kinds.items()
+        if kind.__module__.startswith("codex_ray.secagg.")
+    }
+    assert len(ours) >= 19
+    assert all(16 <= tag < 64 for tag in ours)
+    assert {kind.stage for kind in ours.values()} >= {
+        Stage.ADVERTISE_KEYS,
+        Stage.REVEAL_NONCES,
+        Stage.SHARE_KEYS,
+        Stage.MASKED_INPUT,
+        Stage.CONFIRM_SURVIVORS,
+        Stage.UNMASK,
+    }
+
+
+def test_a_frame_without_fields_is_its_head():
     assert read_frame(SummandRequest().to_frame()) == SummandRequest()
+    assert len(SummandRequest().to_frame()) == 4
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda it: it.name)

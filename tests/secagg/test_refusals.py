@@ -1,107 +1,124 @@
-"""Whatever would unmask a client ends its session: a case for each check, by its own reason."""
+"""Whatever would unmask a client ends its session: a case for each check, by its own reason.
+
+Client 0 of six, the sixth of which drops before its masked input, is asked by the real server, and
+by a changed one. This file has the order of the trips and the first of them; the directory of keys
+is in test_directory.py, what comes after it in test_late_refusals.py.
+"""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from secagg_network import a_context, summands
+from secagg_modes import (
+    CAREFUL,
+    DIMENSION,
+    MEMBERS,
+    MODES,
+    client_at,
+    every_mode,
+    mode_name,
+    refuses,
+    stages_of,
+    without,
+)
+from secagg_network import a_context, a_membership
 
-from codex_ray.errors import ConfigError, ProtocolError
+from codex_ray.errors import ConfigError
 from codex_ray.secagg.client import SecAggClient
-from codex_ray.secagg.keys import KeyPair
 from codex_ray.secagg.messages import (
     AdvertiseRequest,
-    KeyDirectory,
-    ShareDelivery,
+    FoldedInput,
+    MaskedInput,
+    NonceCommitments,
     SummandRequest,
     SurvivorCheck,
-    UnmaskRequest,
+    SurvivorClaim,
 )
 from codex_ray.secagg.parameters import LARGEST_COHORT, Plan
 from codex_ray.secagg.protocols import SecAgg, SecAggPlus
+from codex_ray.secagg.unmask import MaskTotal
 from codex_ray.types import Stage
 
-DIMENSION = 4
-MEMBERS = tuple(range(6))
-PEERS = MEMBERS[1:]
-THRESHOLD = 4
-SIZES = AdvertiseRequest(len(MEMBERS), len(PEERS), THRESHOLD)
-PROTOCOL = SecAgg()
-STAGES = [Stage.ADVERTISE_KEYS, Stage.SHARE_KEYS, Stage.MASKED_INPUT, Stage.UNMASK]
+NONCE = b"n" * 32
 
 
-def honest_requests(context):
-    """Client 0 of an honest session, and for each stage the request that it should get."""
-    parts = summands(MEMBERS, DIMENSION)
-    clients = {one: PROTOCOL.client(one, context, parts[one]) for one in MEMBERS}
-    peers = {one: clients[one] for one in PEERS}
-    keys = {one: peer.answer(SIZES) for one, peer in peers.items()}
-    public = {one: it.channel + it.mask for one, it in keys.items()}
-    yield clients[0], SIZES
-    own = yield
-    public[0] = own.channel + own.mask
-    yield KeyDirectory(public)
-    sealed = {one: peer.answer(KeyDirectory(public)).sealed for one, peer in peers.items()}
-    yield ShareDelivery({one: boxes[0] for one, boxes in sealed.items()})
-    yield UnmaskRequest(MEMBERS[:5], MEMBERS[5:])
+@every_mode
+def test_the_honest_request_is_answered(protocol):
+    for stage in stages_of(protocol.adversary):
+        client, request = client_at(stage, protocol)
+        assert client.answer(request).stage == stage
 
 
-def client_at(stage, context=None):
-    """Client 0 with all stages before `stage` behind it, and the honest request of that stage."""
-    requests = honest_requests(context or a_context(DIMENSION))
-    client, request = next(requests)
-    for past in STAGES[: STAGES.index(stage)]:
-        reply = client.answer(request)
-        if past == Stage.ADVERTISE_KEYS:
-            next(requests)
-            request = requests.send(reply)
-        else:
-            request = next(requests)
-    return client, request
+# Out of turn.
 
 
-def refuses(client, request, why, honest):
-    """The client refuses `request` for that reason, and afterwards even the honest one."""
-    with pytest.raises(ProtocolError, match=why):
-        client.answer(request)
-    assert client._secrets is None and client._summand is None
-    with pytest.raises(ProtocolError, match="session is at: over"):
-        client.answer(honest)
+@every_mode
+def test_requests_out_of_turn_and_replays_are_refused(protocol):
+    for stage, asked in itertools.product(stages_of(protocol.adversary), repeat=2):
+        client, honest = client_at(stage, protocol)
+        _, other = client_at(asked, protocol)
+        if asked == stage:
+            client.answer(honest)
+            other = honest
+        turn = "over" if asked == stage == Stage.UNMASK else ""
+        refuses(client, other, f"out of turn, the session is at: {turn}", honest)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_honest_request_is_answered(stage):
-    client, request = client_at(stage)
-    assert client.answer(request).stage == stage
+@every_mode
+def test_a_masking_client_cannot_be_downgraded(protocol):
+    strays = [
+        SummandRequest(),
+        SurvivorCheck(MEMBERS),
+        FoldedInput(9),
+        MaskedInput(np.zeros(DIMENSION, dtype=np.uint32)),
+        MaskTotal(np.zeros(DIMENSION, dtype=np.uint32), b""),
+    ]
+    for stage, stray in itertools.product(stages_of(protocol.adversary), strays):
+        client, honest = client_at(stage, protocol)
+        refuses(client, stray, f"{type(stray).__name__} is out of turn", honest)
 
 
-def with_entry(directory, one, keys):
-    return KeyDirectory(directory.keys | {one: keys})
+@pytest.mark.parametrize("protocol", MODES[:4], ids=mode_name)
+@pytest.mark.parametrize("stray", [NonceCommitments({}), SurvivorClaim(MEMBERS)])
+def test_the_extra_trips_of_malicious_are_refused_elsewhere(protocol, stray):
+    for stage in stages_of(protocol.adversary):
+        client, honest = client_at(stage, protocol)
+        refuses(client, stray, "out of turn", honest)
 
 
-def without(message, *gone, field):
-    kept = {one: it for one, it in getattr(message, field).items() if one not in gone}
-    return replace(message, **{field: kept})
+@pytest.mark.parametrize("keys", ["session", "enrolled"])
+@pytest.mark.parametrize(
+    ("skipped", "asked"),
+    [(Stage.REVEAL_NONCES, Stage.SHARE_KEYS), (Stage.CONFIRM_SURVIVORS, Stage.UNMASK)],
+)
+def test_no_extra_trip_of_malicious_can_be_skipped(keys, skipped, asked):
+    client, honest = client_at(skipped, SecAgg(adversary="malicious", keys=keys))
+    _, request = client_at(asked, SecAgg(keys=keys))
+    refuses(client, request, f"the session is at: {skipped.name.lower()}", honest)
 
 
-def two_fresh_keys():
-    return KeyPair.fresh().public + KeyPair.fresh().public
+# Trip 1: advertise keys.
 
-
+SIZES = AdvertiseRequest(6, 5, 4, NONCE)
 ADVERTISE = {
-    "a sum of 2 clients": AdvertiseRequest(2, 5, 4),
-    "1 neighbours among": AdvertiseRequest(6, 1, 2),
-    "6 neighbours among 6": AdvertiseRequest(6, 6, 4),
-    f"takes {LARGEST_COHORT} clients": AdvertiseRequest(2**62, 2**62 - 1, 2**61),
-    "degree 5 and threshold 3 .* its own settings give 5 and 4": AdvertiseRequest(6, 5, 3),
-    "degree 5 and threshold 5 .* its own settings give 5 and 4": AdvertiseRequest(6, 5, 5),
-    "degree 5 and threshold 1 ": AdvertiseRequest(6, 5, 1),
-    "degree 5 and threshold 7 ": AdvertiseRequest(6, 5, 7),
-    "degree 4 and threshold 4 ": AdvertiseRequest(6, 4, 4),
-    "degree 4 and threshold 3 ": AdvertiseRequest(6, 4, 3),
-    "degree 5 and threshold 4 .* for 7 members": AdvertiseRequest(7, 5, 4),
+    "a sum of 2 clients": replace(SIZES, members=2),
+    "a sum of -1 clients": replace(SIZES, members=-1),
+    "1 neighbours among": replace(SIZES, degree=1, threshold=2),
+    "6 neighbours among 6": replace(SIZES, degree=6),
+    "nonce has 31 bytes": replace(SIZES, nonce=NONCE[:31]),
+    "nonce has 33 bytes": replace(SIZES, nonce=NONCE + b"n"),
+    "nonce has 0 bytes": replace(SIZES, nonce=b""),
+    f"takes {LARGEST_COHORT} clients": AdvertiseRequest(2**62, 2**62 - 1, 2**61, NONCE),
+    "degree 5 and threshold 3 .* its own settings give 5 and 4": replace(SIZES, threshold=3),
+    "degree 5 and threshold 5 .* its own settings give 5 and 4": replace(SIZES, threshold=5),
+    "degree 5 and threshold 1 ": replace(SIZES, threshold=1),
+    "degree 5 and threshold 7 ": replace(SIZES, threshold=7),
+    "degree 4 and threshold 4 ": replace(SIZES, degree=4),
+    "degree 4 and threshold 3 ": replace(SIZES, degree=4, threshold=3),
+    "degree 5 and threshold 4 .* for 7 members": replace(SIZES, members=7),
 }
 
 
@@ -119,6 +136,7 @@ SERVED = [
         SecAggPlus(),
         SecAggPlus(assumed_corrupt=0.3),
         SecAggPlus(adversary="semi_honest"),
+        SecAggPlus(adversary="malicious"),
     )
     for members in (10, 100, 1000)
 ]
@@ -128,181 +146,85 @@ SERVED += [(SecAgg(threshold=8), 10), (SecAggPlus(threshold=40), 200)]
 @pytest.mark.parametrize(("protocol", "members"), SERVED, ids=repr)
 def test_only_the_sizes_of_its_own_plan_are_taken(protocol, members):
     sizes = protocol.plan(members)
-    honest = AdvertiseRequest(members, sizes.degree, sizes.threshold)
+    honest = AdvertiseRequest(members, sizes.degree, sizes.threshold, NONCE)
     assert fresh_client(protocol).answer(honest).stage == Stage.ADVERTISE_KEYS
     for other in (
         replace(honest, threshold=sizes.threshold - 1),
         replace(honest, threshold=sizes.threshold + 1),
         replace(honest, degree=sizes.degree - 2),
         replace(honest, degree=sizes.degree + 2),
-        AdvertiseRequest(members, 2, 2),
+        replace(honest, degree=2, threshold=2),
     ):
-        refuses(fresh_client(protocol), other, "its own settings|neighbours among", honest)
+        refuses(fresh_client(protocol), other, "(its own settings|neighbours among)", honest)
 
 
-def fresh_client(protocol):
-    return protocol.client(0, a_context(DIMENSION), np.zeros(DIMENSION, dtype=np.uint32))
+def fresh_client(protocol, **others):
+    given = {"membership": a_membership(0, MEMBERS)} | others
+    return protocol.client(0, a_context(DIMENSION), np.zeros(DIMENSION, dtype=np.uint32), **given)
 
 
 @pytest.mark.parametrize(
-    "protocol", [SecAgg(threshold=6), SecAgg(assumed_dropout=0.7), SecAggPlus(threshold=3)]
+    "protocol",
+    [
+        SecAgg(threshold=6),
+        SecAgg(assumed_dropout=0.7),
+        SecAggPlus(threshold=3),
+        SecAgg(smallest_cohort=101),
+    ],
 )
 def test_a_cohort_that_its_own_settings_cannot_protect_is_refused(protocol):
     with pytest.raises(ConfigError):
         protocol.plan(100)
-    asked = AdvertiseRequest(100, 99, 53)
-    refuses(fresh_client(protocol), asked, r"refuses: federation\.protocol\.", asked)
+    asked = AdvertiseRequest(100, 99, 53, NONCE)
+    refuses(fresh_client(protocol), asked, r"federation\.protocol\.", asked)
 
 
 @pytest.mark.parametrize("sizes", [Plan(2, 1, 2, 2), Plan(6, 1, 2, 4), Plan(6, 6, 4, 4)], ids=repr)
 def test_no_plan_can_allow_what_hides_nobody(sizes):
     summand = np.zeros(DIMENSION, dtype=np.uint32)
     client = SecAggClient(0, a_context(DIMENSION), summand, plan=lambda _: sizes)
-    asked = AdvertiseRequest(sizes.members, sizes.degree, sizes.threshold)
-    refuses(client, asked, "hides nobody|neighbours among", asked)
+    asked = AdvertiseRequest(sizes.members, sizes.degree, sizes.threshold, NONCE)
+    refuses(client, asked, "(hides nobody|neighbours among)", asked)
 
 
-DIRECTORY = {
-    "does not hold its own keys": [
-        lambda it: without(it, 0, field="keys"),
-        lambda it: with_entry(it, 0, two_fresh_keys()),
-    ],
-    "6 neighbours, 5 were announced": [lambda it: with_entry(it, 9, two_fresh_keys())],
-    "1 neighbours cannot hide it": [lambda it: without(it, 2, 3, 4, 5, field="keys")],
-    "3 share holders cannot give 4": [lambda it: without(it, 3, 4, 5, field="keys")],
-    "is not two keys": [
-        lambda it: with_entry(it, 3, two_fresh_keys()[:63]),
-        lambda it: with_entry(it, 3, two_fresh_keys() + b"x"),
-    ],
-    "listed twice": [
-        lambda it: with_entry(it, 3, it.keys[2]),
-        lambda it: with_entry(it, 3, it.keys[2][:32] + it.keys[3][32:]),
-        lambda it: with_entry(it, 3, it.keys[3][:32] * 2),
-        lambda it: with_entry(it, 3, it.keys[0][32:] + it.keys[3][32:]),
-    ],
-    "cannot be used": [lambda it: with_entry(it, 3, bytes(32) + it.keys[3][32:])],
-}
+@every_mode
+def test_without_an_identity_only_unsigned_sessions_are_entered(protocol):
+    client = fresh_client(protocol, membership=None)
+    if protocol.identified:
+        refuses(client, SIZES, f"{protocol.adversary} needs an identity and an enrolment", SIZES)
+    else:
+        assert client.answer(SIZES).signature == b""
 
 
-@pytest.mark.parametrize(
-    ("why", "change"), [(why, change) for why, all_ in DIRECTORY.items() for change in all_]
-)
-def test_inconsistent_directories_are_refused(why, change):
-    client, honest = client_at(Stage.SHARE_KEYS)
+# Trip 1b: reveal nonces.
+
+
+def another_member(listed):
+    return replace(listed, committed=without(listed, 3, field="committed").committed | {9: NONCE})
+
+
+def not_me(listed):
+    return replace(listed, committed=without(listed, 0, field="committed").committed | {9: NONCE})
+
+
+REVEAL = [
+    ("5 clients are listed, 6 were", lambda it: without(it, 3, field="committed")),
+    ("7 clients are listed, 6 were", lambda it: replace(it, committed=it.committed | {9: NONCE})),
+    ("own commitment is not listed", lambda it: replace(it, committed=it.committed | {0: NONCE})),
+    ("own commitment is not listed", not_me),
+    (r"\[9\] are not enrolled", another_member),
+]
+
+
+@pytest.mark.parametrize(("why", "change"), REVEAL)
+def test_commitments_that_hide_a_change_of_members_are_refused(why, change):
+    client, honest = client_at(Stage.REVEAL_NONCES, CAREFUL)
     refuses(client, change(honest), why, honest)
 
 
-DELIVERY = {
-    "which are not its neighbours": lambda it: replace(it, sealed=it.sealed | {9: it.sealed[1]}),
-    r"shares of \[0\]": lambda it: replace(it, sealed=it.sealed | {0: it.sealed[1]}),
-    "1 neighbours with shares cannot hide it": lambda it: without(it, 2, 3, 4, 5, field="sealed"),
-    "2 neighbours are too few for 4 shares": lambda it: without(it, 3, 4, 5, field="sealed"),
-    "shares of client 2 .* do not open": lambda it: replace(
-        it, sealed=it.sealed | {2: it.sealed[3]}
-    ),
-    "shares of client 3 .* do not open": lambda it: replace(
-        it, sealed=it.sealed | {3: it.sealed[3][:-1] + bytes([it.sealed[3][-1] ^ 1])}
-    ),
-}
-
-
-@pytest.mark.parametrize("why", DELIVERY)
-def test_deliveries_that_could_unmask_are_refused(why):
-    client, honest = client_at(Stage.MASKED_INPUT)
-    refuses(client, DELIVERY[why](honest), why, honest)
-
-
-def test_sealed_shares_of_a_wrong_length_are_refused(monkeypatch):
-    client, honest = client_at(Stage.MASKED_INPUT)
-    monkeypatch.setattr("codex_ray.secagg.client.unseal", lambda *_, **__: bytes(71))
-    refuses(client, honest, "71 bytes instead of two shares", honest)
-
-
-UNMASK = {
-    r"\[3\] are said to survive and to have dropped": UnmaskRequest((0, 1, 2, 3, 4), (3, 5)),
-    "not among the survivors": UnmaskRequest((1, 2, 3, 4), (5,)),
-    r"never got shares of \[9\]": UnmaskRequest((0, 1, 2, 3, 9), (5,)),
-    r"never got shares of \[8\]": UnmaskRequest((0, 1, 2, 3), (8,)),
-    "3 survivors around it, 4 are needed": UnmaskRequest((0, 1, 2), (3, 4, 5)),
-    "3 survivors around it": UnmaskRequest((0, 1, 2, 2, 2), ()),
-}
-
-
-@pytest.mark.parametrize("why", UNMASK)
-def test_unmask_requests_that_could_unmask_are_refused(why):
-    client, honest = client_at(Stage.UNMASK)
-    refuses(client, UNMASK[why], why, honest)
-
-
-def test_a_client_said_to_have_dropped_itself_refuses():
-    client, honest = client_at(Stage.UNMASK)
-    refuses(client, UnmaskRequest((1, 2, 3, 4), (0, 5)), "not among the survivors", honest)
-
-
-def test_shares_of_a_client_that_never_delivered_any_are_not_given():
-    client, delivery = client_at(Stage.MASKED_INPUT)
-    client.answer(without(delivery, 5, field="sealed"))
-    bad = UnmaskRequest((0, 1, 2, 3, 4), (5,))
-    refuses(client, bad, r"never got shares of \[5\]", UnmaskRequest((0, 1, 2, 3, 4), ()))
-
-
-@pytest.mark.parametrize("second", [UnmaskRequest(MEMBERS[:5], (5,)), UnmaskRequest(MEMBERS, ())])
-def test_a_second_unmask_request_gets_nothing(second):
-    client, first = client_at(Stage.UNMASK)
-    client.answer(first)
-    assert client._secrets is None
-    refuses(client, second, "session is at: over", first)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("asked", STAGES)
-def test_requests_out_of_turn_and_replays_are_refused(stage, asked):
-    client, honest = client_at(stage)
-    _, other = client_at(asked)
-    if asked == stage:
-        client.answer(honest)
-        other = honest
-    refuses(client, other, "out of turn", honest)
-
-
-@pytest.mark.parametrize("request_", [SummandRequest(), SurvivorCheck(MEMBERS)])
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_masking_client_cannot_be_downgraded(stage, request_):
-    client, honest = client_at(stage)
-    refuses(client, request_, "out of turn", honest)
-
-
-def test_a_delivery_of_another_session_is_refused():
-    client, honest = client_at(Stage.MASKED_INPUT, a_context(DIMENSION, round=1))
-    _, replayed = client_at(Stage.MASKED_INPUT, a_context(DIMENSION, round=0))
-    refuses(client, replayed, "do not open", honest)
-
-
-@pytest.mark.parametrize(
-    "summand",
-    [
-        np.zeros(DIMENSION + 1, dtype=np.uint32),
-        np.zeros((1, DIMENSION), dtype=np.uint32),
-        np.zeros(DIMENSION, dtype=np.int64),
-        np.zeros(DIMENSION, dtype=np.float32),
-    ],
-)
-def test_a_summand_of_another_shape_or_type_is_refused(summand):
-    with pytest.raises(ProtocolError, match="the session sums uint32"):
-        PROTOCOL.client(0, a_context(DIMENSION), summand)
-
-
-def test_the_callers_summand_is_left_alone():
-    summand = np.arange(DIMENSION, dtype=np.uint32)
-    client = PROTOCOL.client(0, a_context(DIMENSION), summand)
-    summand[:] = 7
-    assert client._summand.tolist() == [0, 1, 2, 3]
-
-
-def test_no_secret_shows_in_a_repr():
-    client, honest = client_at(Stage.UNMASK)
-    secrets = client._secrets
-    hidden = [secrets.seed, secrets.mask.private, secrets.channel.private]
-    hidden += [share for held in secrets.held.values() for share in (held.mask, held.seed)]
-    shown = repr(client) + repr(secrets) + repr(secrets.held) + repr(client.answer(honest))
-    assert not any(secret.hex() in shown or repr(secret) in shown for secret in hidden)
+def test_a_nonce_is_committed_to_before_it_is_shown():
+    client, request = client_at(Stage.ADVERTISE_KEYS, CAREFUL)
+    advert = client.answer(request)
+    nonce = client._secrets.nonce
+    assert nonce not in advert.to_frame()
+    assert advert.nonce == client._opening.commitment(0, nonce)

@@ -1,0 +1,111 @@
+"""The summation side of a host: its clients' identities, and their halves of the session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from codex_ray.errors import HostLost, ProtocolError
+from codex_ray.federation.folding import Folding
+from codex_ray.federation.messages import Enrolled, EnrolmentList
+from codex_ray.secagg.identity import Enrolment, Identity, Membership, SharedWork
+from codex_ray.secagg.protocols import SumProtocol
+from codex_ray.secagg.summand import Summand
+from codex_ray.types import ClientId, SessionContext
+from codex_ray.wire import Message
+
+
+class ClientSession(Protocol):
+    """One client's side of one summation session."""
+
+    def answer(self, message: Message) -> Message:
+        """The reply to the server's message.
+
+        Raises:
+            ProtocolError: the message would make the client reveal more than the protocol allows.
+        """
+        ...
+
+
+@dataclass
+class _Seat:
+    """A client's place in the session to come, and in the session once it has begun."""
+
+    context: SessionContext
+    summand: Summand | None = field(repr=False)
+    session: ClientSession | None = field(default=None, repr=False)
+
+
+class Sessions:
+    """The sessions of the clients on one host, one for each, and what they may share.
+
+    Identities are made here from the operating system's randomness, when they are first asked for,
+    and live as long as the host.
+    """
+
+    def __init__(self, protocol: SumProtocol, *, fold: bool) -> None:
+        """No sessions yet; `fold` adds up what clients send to be summed, where that is allowed."""
+        self._protocol = protocol
+        self._fold = fold and protocol.folds
+        self._identities: dict[ClientId, Identity] = {}
+        self._enrolment: Enrolment | None = None
+        self._shared = SharedWork(remember=True)
+        self._seats: dict[ClientId, _Seat] = {}
+
+    def identity(self, client: ClientId) -> bytes:
+        """The public half of the client's identity; empty where the protocol needs none."""
+        if not self._protocol.identified:
+            return b""
+        if client not in self._identities:
+            self._identities[client] = Identity.fresh()
+        return self._identities[client].public
+
+    def begin(self) -> None:
+        """Forgets what clients shared in the session before."""
+        self._shared.end_session()
+
+    def seat(self, client: ClientId, context: SessionContext, *, summand: Summand) -> None:
+        """Keeps the client's summand for the session to come; what it had before is gone."""
+        self._seats[client] = _Seat(context, summand)
+
+    def folding(self, *, bits: int) -> Folding | None:
+        """Adds up the summands in the replies of one call, where that is allowed."""
+        return Folding(bits=bits) if self._fold else None
+
+    def answer(self, client: ClientId, message: Message) -> Message:
+        """The client's reply to a message of the summation, or to the enrolment list before it.
+
+        Raises:
+            HostLost: the client has no summand here.
+            ProtocolError: the client refuses.
+        """
+        if client not in self._seats:
+            # The host that trained it is gone, and this one has taken its place.
+            raise HostLost(f"client {client} was not trained here")
+        if isinstance(message, EnrolmentList):
+            return self._enrol(client, message)
+        seat = self._seats[client]
+        if seat.session is None:
+            seat.session = self._open(client, seat)
+        return seat.session.answer(message)
+
+    def _enrol(self, client: ClientId, message: EnrolmentList) -> Enrolled:
+        """Takes the list, if it knows the client by its own keys."""
+        if message.entries.get(client) != self.identity(client):
+            raise ProtocolError("the enrolment list does not hold its own identity")
+        if self._enrolment is None or self._enrolment.entries is not message.entries:
+            self._enrolment = Enrolment(message.entries)  # one list for all clients of a call
+        return Enrolled()
+
+    def _open(self, client: ClientId, seat: _Seat) -> ClientSession:
+        """The client's half of the session; its summand goes over to it."""
+        membership = None
+        if self._protocol.identified:
+            if self._enrolment is None:
+                raise ProtocolError("there is no enrolment list yet")
+            membership = Membership(self._identities[client], self._enrolment)
+        summand, seat.summand = seat.summand, None
+        assert summand is not None  # A seat is opened once.
+        return self._protocol.client(
+            client, seat.context, summand, membership=membership, shared=self._shared
+        )
