@@ -80,6 +80,7 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         metrics=assembled.evaluate(state.params),
         privacy=[spend.to_json() for spend in spends],
         protocol=experiment.federation.protocol.kind,
+        protection=experiment.federation.protocol.protection,
         clients=population,
         dropped_total=state.totals.dropped,
         masks_recovered=state.totals.masks_recovered,

@@ -50,7 +50,8 @@ class Row:
         bar, bar_here: as published, and on this machine.
         floor: CPU seconds of masks and plain sum alone.
         masking: the fused floor of a mask over the time that the product's code takes for it.
-        memory: bytes above the idle cluster at the peak; None in one process.
+        memory, memory_bar: bytes above the idle cluster at the peak; None in one process.
+        masking_bar: the least that `masking` may be; None where masks are no keystream.
         bytes_up: sent by all clients.
         masks_recovered: of dropped clients.
         exact: whether the sum was right.
@@ -68,7 +69,9 @@ class Row:
     client_bar_here: float | None
     floor: float
     masking: float
+    masking_bar: float | None
     memory: int | None
+    memory_bar: float | None
     bytes_up: int
     masks_recovered: int
     exact: bool
@@ -79,12 +82,15 @@ class Row:
         return (
             self.exact
             and self.seconds <= self.bar_here
-            and (
-                self.client_ms is None
-                or self.client_bar_here is None
-                or self.client_ms <= self.client_bar_here
-            )
+            and _within(self.client_ms, self.client_bar_here)
+            and _within(self.memory, self.memory_bar)
+            and _within(self.masking_bar, self.masking)
         )
+
+
+def _within(figure: float | None, bar: float | None) -> bool:
+    """Whether the figure is at most the bar, if there are both."""
+    return figure is None or bar is None or figure <= bar
 
 
 def bench(
@@ -156,7 +162,9 @@ def _measure(setting: Setting) -> Row:
         client_bar_here=setting.client_bar and max(setting.client_bar, 1e3 * SLACK * client),
         floor=masks * vector * mask + counted.additions * vector * rates.add,
         masking=mask / attained,
+        masking_bar=SLOWEST_MASKING,
         memory=peak,
+        memory_bar=setting.memory_bar,
         bytes_up=summed.bytes_up,
         masks_recovered=summed.masks_recovered,
         exact=summed.exact,
@@ -191,7 +199,9 @@ def _measure_one_shot(setting: Setting, protocol: OneShot) -> Row:
         client_bar_here=None,
         floor=summed.active * vector * mask,
         masking=vector * mask / attained,
+        masking_bar=None,
         memory=None,
+        memory_bar=None,
         bytes_up=summed.bytes_up,
         masks_recovered=0,
         exact=summed.exact,

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codex_ray.errors import ProtocolError, SumAborted
+from codex_ray.errors import ConfigError, ProtocolError, SumAborted
 from codex_ray.federation.federation import Federation
 from codex_ray.federation.folding import weight_of
 from codex_ray.federation.messages import (
@@ -29,7 +29,9 @@ from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.ledger import Ledger, Unit
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import Randomness
+from codex_ray.secagg.cost import Attendance
 from codex_ray.secagg.identity import Enrolment
+from codex_ray.secagg.protocols import Ideal
 from codex_ray.secagg.trips import add_up
 from codex_ray.types import ClientId, GroupSum, SessionContext, SessionResult, Stage
 from codex_ray.wire import Message, frames_of, kind_of, read_frame
@@ -56,6 +58,7 @@ class RoundTrace:
     members: tuple[ClientId, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     masks_recovered: int = 0
+    would_cost: Mapping[str, float] = field(default_factory=dict)
     aborted: str | None = None
 
     @contextmanager
@@ -182,8 +185,23 @@ class Round:
             trace.aborted = str(reason)
             return None
         trace.members, trace.masks_recovered = result.members, result.masks_recovered
+        trace.would_cost = self._would_cost(context, trace, asked=len(ready))
         total = add_up((group.total for group in result.groups), context)
         return GroupSum(result.members, total)
+
+    def _would_cost(
+        self, context: SessionContext, trace: RoundTrace, *, asked: int
+    ) -> dict[str, float]:
+        """What cryptography would have cost, where a sum is taken on trust."""
+        protocol = self.federation.protocol
+        if not isinstance(protocol, Ideal):
+            return {}
+        staying = sum(trace.silent.get(one) is not Stage.UNMASK for one in trace.members)
+        seen = Attendance(asked, asked, len(trace.members), staying)
+        try:
+            return asdict(protocol.would_cost(seen, context))
+        except ConfigError:  # A trusted sum may be too small for a secure one.
+            return {}
 
     def _exchange(
         self, outbox: dict[ClientId, bytes], trace: RoundTrace

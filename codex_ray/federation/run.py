@@ -137,4 +137,5 @@ def _result(
         epsilon={},
         metrics=dict(trace.metrics),
         debug=figures,
+        would_cost=dict(trace.would_cost),
     )

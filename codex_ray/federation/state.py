@@ -31,6 +31,8 @@ class RoundResult:
         metrics: what the cohort averaged beside its updates; in rounds that are evaluated also
             those on the pooled test set.
         debug: outside the guarantee; empty unless `debug` is on.
+        would_cost: the operations and bytes of secure aggregation with these dropouts, where the
+            sum was taken on trust instead (ideal); else empty.
     """
 
     round: int
@@ -45,6 +47,7 @@ class RoundResult:
     epsilon: dict[str, float]
     metrics: dict[str, float]
     debug: dict[str, float]
+    would_cost: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The round as plain data."""

@@ -140,6 +140,7 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
     """The rest of what a reader wants to know, as (what, how much)."""
     return [
         ("rounds", _rounds_in_words(result)),
+        ("updates", result.protection),
         (
             "dropouts survived",
             f"{result.dropped_total} (pair masks rebuilt: {result.masks_recovered})",

@@ -35,6 +35,7 @@ class RunResult(BaseModel):
         metrics: of the final model on the pooled test set.
         privacy: one spend for each unit and holder, with its assumptions.
         protocol: the kind of the sum protocol.
+        protection: what stands between the server and a single update, in words.
         dropped_total: times that a client fell silent in a round.
         masks_recovered: pair masks rebuilt from shares because a client dropped out.
         bytes_up_per_client: mean over the population. `bytes_up` has each client's, unless the
@@ -57,6 +58,7 @@ class RunResult(BaseModel):
     metrics: dict[str, float]
     privacy: list[dict[str, Any]]
     protocol: str
+    protection: str
     clients: int
     dropped_total: int
     masks_recovered: int

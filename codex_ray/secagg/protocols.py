@@ -22,6 +22,7 @@ from pydantic import Field
 from codex_ray.errors import ConfigError, ProtocolError, SumAborted
 from codex_ray.secagg.client import SecAggClient
 from codex_ray.secagg.committee import EVERYONE_UP_TO, CommitteePlan, plan_committee
+from codex_ray.secagg.cost import Attendance, Operations, count
 from codex_ray.secagg.identity import Enrolment, Membership, SharedWork
 from codex_ray.secagg.lattice import Modulus
 from codex_ray.secagg.one_shot_client import OneShotClient
@@ -65,6 +66,11 @@ class SumProtocol(Protocol):
         """Whether a host may add up what its clients send to be summed: one group, one sum."""
         ...
 
+    @property
+    def protection(self) -> str:
+        """What stands between the server and a single summand, in words."""
+        ...
+
     def session(
         self,
         members: tuple[ClientId, ...],
@@ -97,6 +103,7 @@ class Clear(Component):
     """No protection: each summand is a group of its own, so the server sees each update."""
 
     kind: Literal["clear"] = "clear"
+    protection: ClassVar[str] = "no cryptographic protection: the server sees every update"
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = False
 
@@ -137,6 +144,7 @@ class Ideal(Component):
     """The oracle: what secagg gives for the same survivors, added up by a trusted server."""
 
     kind: Literal["ideal"] = "ideal"
+    protection: ClassVar[str] = "no cryptographic protection: the sum is taken on trust"
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = True
     assumed_corrupt: float = Field(
@@ -170,6 +178,15 @@ class Ideal(Component):
     ) -> PlainClient:
         """A client that sends its summand as it is."""
         return PlainClient(me, context, summand)
+
+    def would_cost(self, seen: Attendance, context: SessionContext) -> Operations:
+        """What the default protocol would have taken for a sum with that attendance.
+
+        Raises:
+            ConfigError: the default protocol has no parameters for so many clients.
+        """
+        real = SecAggPlus(assumed_corrupt=self.assumed_corrupt).plan(seen.advertised)
+        return count(real, seen, dimension=context.dimension, bits=context.bits)
 
     def check(self, cohort: int) -> None:
         """Nothing, if a sum over so many clients hides its members.
@@ -211,6 +228,11 @@ class MaskedSum(Component):
     assumed_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="fraction of the cohort that may drop in a round"
     )
+
+    @property
+    def protection(self) -> str:
+        """Secure aggregation, against this adversary."""
+        return f"secure aggregation ({self.adversary.replace('_', '-')} server)"
 
     @property
     def identified(self) -> bool:
@@ -303,6 +325,7 @@ class OneShot(Component):
     """Secure aggregation in which a client speaks once: for many dropouts and for stragglers."""
 
     kind: Literal["one_shot"] = "one_shot"
+    protection: ClassVar[str] = "secure aggregation (one-shot, ring-LWE)"
     identified: ClassVar[bool] = True
     folds: ClassVar[bool] = True
     adversary: Adversary = Field(

@@ -27,6 +27,8 @@ from codex_ray.secagg.identity import Enrolment, Membership, SharedWork
 from codex_ray.secagg.parameters import Plan
 from codex_ray.secagg.protocols import Ideal, SecAgg
 from codex_ray.secagg.server import run_session
+from codex_ray.secagg.trips import add_up
+from codex_ray.secagg.unmask import tasks_for
 from codex_ray.types import SessionContext, Stage, word_type
 
 BITS = (16, 17, 20, 31, 32)
@@ -229,13 +231,31 @@ def test_the_ideal_sum_is_the_same_to_the_bit(schedule):
         np.testing.assert_array_equal(result.groups[0].total, want.groups[0].total)
 
 
-def test_a_mutation_is_found():
-    """With one pair mask left in, the sum is wrong: the check above would say so."""
-    schedule = Schedule(
-        SecAgg().plan(6), tuple(range(6)), {1: Stage.MASKED_INPUT}, False, 32, True, b"seed"
+def forget_the_dropped(owners, answers, **others):
+    """The work of a server that forgets what dropped clients left over."""
+    return tasks_for({one: it for one, it in owners.items() if not it.escrow}, answers, **others)
+
+
+def test_a_server_that_forgets_a_mask_is_found_out(monkeypatch):
+    one = Schedule(
+        SecAgg().plan(6), tuple(range(6)), {1: Stage.MASKED_INPUT}, True, 32, True, b"seed"
     )
-    result, parts, network = outcome(schedule)
-    total = result.groups[0].total.copy()
-    total += network.late[1].words
-    assert not np.array_equal(total, residue_sum(parts, schedule.members, schedule.context))
-    assert result.masks_recovered == 5
+    complete_case(one)
+    monkeypatch.setattr("codex_ray.secagg.server.tasks_for", forget_the_dropped)
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        complete_case(one)
+
+
+def test_a_server_that_takes_late_inputs_is_found_out(monkeypatch):
+    """The same session, were a dropped client's masked input added after all."""
+    one = Schedule(
+        SecAgg().plan(6), tuple(range(6)), {1: Stage.MASKED_INPUT}, True, 32, True, b"seed"
+    )
+    _, parts, network = outcome(one)
+    late = network.late[1].words
+    assert late.shape == (9,) and not np.array_equal(late, parts[1])
+    monkeypatch.setattr(
+        "codex_ray.secagg.server.add_up", lambda words, context: add_up([*words, late], context)
+    )
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        complete_case(one)
