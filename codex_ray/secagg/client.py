@@ -152,14 +152,14 @@ class SecAggClient:
         match self._expected, message:
             case Stage.ADVERTISE_KEYS, AdvertiseRequest() as request:
                 advert = self._advertise(request)
-                return advert, Stage.REVEAL_NONCES if self._careful else Stage.SHARE_KEYS
+                return advert, Stage.REVEAL_NONCES if self._reveals else Stage.SHARE_KEYS
             case Stage.REVEAL_NONCES, NonceCommitments() as listed:
                 return self._reveal(listed), Stage.SHARE_KEYS
             case Stage.SHARE_KEYS, KeyDirectory() as directory:
                 return self._share(directory), Stage.MASKED_INPUT
             case Stage.MASKED_INPUT, ShareDelivery() as delivery:
                 masked = self._mask(delivery)
-                return masked, Stage.CONFIRM_SURVIVORS if self._careful else Stage.UNMASK
+                return masked, Stage.CONFIRM_SURVIVORS if self._confirms else Stage.UNMASK
             case Stage.CONFIRM_SURVIVORS, SurvivorClaim() as claim:
                 return self._confirm(claim), Stage.UNMASK
             case Stage.UNMASK, UnmaskRequest() as request:
@@ -338,7 +338,7 @@ class SecAggClient:
             raise self._refusal(f"client {sender} sealed {len(plain)} bytes instead of two shares")
         return _Held(seed=plain[:size], escrow=plain[size:])
 
-    # Trip 3b, malicious only: confirm survivors.
+    # Trip 3b, where the server may lie: confirm survivors.
 
     def _confirm(self, claim: SurvivorClaim) -> SignedSurvivors:
         _, opening = self._open()
@@ -347,8 +347,8 @@ class SecAggClient:
             raise self._refusal("survivors are not listed once each, in increasing order")
         if self._me not in claim.survivors:
             raise self._refusal("it is in the sum, but not among the survivors")
-        if not set(claim.survivors) <= set(self._committed):
-            raise self._refusal("there are survivors that never took part")
+        if not set(claim.survivors) <= set(self._membership.enrolment.entries):
+            raise self._refusal("there are survivors that are not enrolled")
         if len(claim.survivors) < opening.plan.minimum:
             raise self._refusal(
                 f"{len(claim.survivors)} survivors, {opening.plan.minimum} are needed"
@@ -375,7 +375,7 @@ class SecAggClient:
             raise self._refusal(
                 f"{len(survivors)} survivors around it, {opening.plan.threshold} are needed"
             )
-        if self._careful:
+        if self._confirms:
             self._check_confirmed(request)
         shares = {one: secrets.held[one].seed for one in survivors if one in secrets.held}
         shares |= {one: secrets.held[one].escrow for one in dropped}
@@ -391,20 +391,25 @@ class SecAggClient:
         if set(request.dropped) != around - set(self._claim):
             raise self._refusal("the dropped around it are not those that it signed for")
         statement = opening.survivors_statement(self._session, self._claim)
-        signed = set(request.signatures) & set(request.survivors) - {self._me}
-        for peer in sorted(signed):
-            self._shared.verify(
-                self._membership.enrolment, peer, statement, request.signatures[peer]
-            )
-        if len(signed) + opening.plan.complete < opening.plan.threshold:
+        signed = sorted(set(request.signatures) & set(request.survivors) - {self._me})
+        needed = opening.plan.threshold - opening.plan.complete
+        if len(signed) < needed:
             raise self._refusal(
                 f"{len(signed)} neighbours signed the survivors, {opening.plan.threshold} are "
                 "needed"
             )
+        for peer in signed[:needed]:  # more would prove nothing more
+            self._shared.verify(
+                self._membership.enrolment, peer, statement, request.signatures[peer]
+            )
 
     @property
-    def _careful(self) -> bool:
+    def _reveals(self) -> bool:
         return self._opening is not None and self._opening.plan.checks_roster
+
+    @property
+    def _confirms(self) -> bool:
+        return self._opening is not None and self._opening.plan.confirms
 
     @property
     def _session(self) -> bytes:

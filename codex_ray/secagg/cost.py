@@ -98,12 +98,11 @@ def count(plan: Plan, seen: Attendance, *, dimension: int, bits: int) -> Operati
     paired = near(seen.shared)
     lost_pairs = dropped * plan.degree * seen.masked / among
     holders = pairs + plan.complete
-    careful = plan.checks_roster
+    confirming = min(plan.threshold - plan.complete, near(seen.masked)) if plan.confirms else 0.0
     return Operations(
         agreements=seen.advertised * pairs,
-        signatures=plan.signed * seen.advertised + careful * seen.masked,
-        verifications=plan.signed * seen.advertised * pairs
-        + careful * seen.unmasked * near(seen.masked),
+        signatures=plan.signed * seen.advertised + plan.confirms * seen.masked,
+        verifications=plan.signed * seen.advertised * pairs + seen.unmasked * confirming,
         seals=seen.advertised * (pairs + 1) + seen.masked * paired + dropped,
         shares=2 * seen.advertised * holders,
         rebuilt=seen.masked + dropped,
@@ -132,7 +131,8 @@ def _bytes_up(plan: Plan, seen: Attendance, *, pairs: float, held: float) -> flo
     total += seen.unmasked * (len(UnmaskShares({}).to_frame()) + held * per_share)
     if plan.checks_roster:
         total += seen.advertised * len(RevealedNonce(bytes(NONCE_BYTES)).to_frame())
-        total += seen.unmasked * len(SignedSurvivors(bytes(SIGNATURE_BYTES)).to_frame())
+    if plan.confirms:
+        total += seen.masked * len(SignedSurvivors(bytes(SIGNATURE_BYTES)).to_frame())
     return total
 
 

@@ -113,14 +113,14 @@ class FoldedInput(Message, tag=30, stage=Stage.MASKED_INPUT):
 
 @dataclass(frozen=True)
 class SurvivorClaim(Message, tag=31, stage=Stage.CONFIRM_SURVIVORS):
-    """Server to client, malicious only: everyone whose masked input came."""
+    """Server to client, where it may lie: everyone whose masked input came."""
 
     survivors: tuple[ClientId, ...]
 
 
 @dataclass(frozen=True)
 class SignedSurvivors(Message, tag=48, stage=Stage.CONFIRM_SURVIVORS):
-    """Client to server, malicious only: its signature of that claim, for its neighbours."""
+    """Client to server, where that may lie: its signature of the claim, for its neighbours."""
 
     signature: bytes
 
@@ -129,7 +129,7 @@ class SignedSurvivors(Message, tag=48, stage=Stage.CONFIRM_SURVIVORS):
 class UnmaskRequest(Message, tag=22, stage=Stage.UNMASK):
     """Server to client, trip 4: who around you is in the sum, and who dropped before it.
 
-    `signatures` has, under `malicious`, the neighbours' signatures of the survivor claim.
+    `signatures` has, unless the server is `semi_honest`, neighbours' signatures of the claim.
     """
 
     survivors: tuple[ClientId, ...]

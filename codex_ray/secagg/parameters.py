@@ -84,8 +84,18 @@ class Plan:
 
     @property
     def checks_roster(self) -> bool:
-        """Whether clients compute the graph themselves, and sign who survived."""
+        """Whether clients check the first trip, and compute the graph themselves."""
         return self.adversary == "malicious"
+
+    @property
+    def confirms(self) -> bool:
+        """Whether clients sign for each other who survived, before they give shares.
+
+        A threshold above (k + corrupt)/2 keeps two claims about one client apart. But a server
+        that takes one client's neighbours for dropped, each before another quorum, reads that
+        client without ever opening both secrets of anyone: against that clients must compare.
+        """
+        return self.adversary != "semi_honest"
 
     @property
     def complete(self) -> bool:

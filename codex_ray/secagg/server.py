@@ -222,8 +222,8 @@ def _masked_input(
 def _confirm_survivors(
     plan: Plan, survivors: tuple[ClientId, ...]
 ) -> Generator[Outbox, Inbox, dict[ClientId, bytes]]:
-    """Trip 3b, under `malicious`: each survivor signs who survived. Otherwise nobody is asked."""
-    if not plan.checks_roster:
+    """Trip 3b, where the server may lie: each survivor signs who survived. Else nobody is asked."""
+    if not plan.confirms:
         return {}
     inbox = yield dict.fromkeys(survivors, SurvivorClaim(survivors))
     signed = only(SignedSurvivors, inbox, survivors)
@@ -242,11 +242,13 @@ def _unmask(
     plan, alive = roster.opening.plan, set(survivors)
     dropped = set(sharing.sent) - alive
     outbox: Outbox = {}
-    for one in signatures if plan.checks_roster else survivors:
+    for one in signatures if plan.confirms else survivors:
         signed = {peer: signatures[peer] for peer in roster.around(one, signatures) if peer != one}
-        if plan.checks_roster and len(signed) + plan.complete < plan.threshold:
-            continue  # It could not believe the claim, and would rightly refuse.
         near = roster.around(one, alive)
+        if len(near) < plan.threshold:
+            continue  # Too few around it survived: it would rightly refuse.
+        if plan.confirms and len(signed) + plan.complete < plan.threshold:
+            continue  # It could not believe the claim either.
         outbox[one] = UnmaskRequest(near, roster.around(one, dropped), signed)
     answers = only(UnmaskShares, (yield outbox), outbox)
     need(answers, plan.minimum, Stage.UNMASK)

@@ -179,7 +179,7 @@ class LyingServer:
     @property
     def last_trips(self) -> Stage:
         """Where it begins to matter who survived: the first trip after the masked input."""
-        return Stage.CONFIRM_SURVIVORS if self.sizes.checks_roster else Stage.UNMASK
+        return Stage.CONFIRM_SURVIVORS if self.sizes.confirms else Stage.UNMASK
 
     @property
     def threshold(self) -> int:

@@ -26,6 +26,8 @@ MODES = [
     SecAgg(adversary=adversary, keys=keys)
     for adversary, keys in itertools.product(ADVERSARIES, ("session", "enrolled"))
 ]
+CONFIRMING = MODES[2:]
+"""Those in which clients sign for each other who survived."""
 DEFAULT, CAREFUL = SecAgg(), SecAgg(adversary="malicious")
 
 
@@ -39,13 +41,13 @@ every_mode = pytest.mark.parametrize("protocol", MODES, ids=mode_name)
 
 def stages_of(adversary: str) -> list[Stage]:
     """The trips that a session takes under that adversary."""
-    careful = (Stage.REVEAL_NONCES, Stage.CONFIRM_SURVIVORS)
-    return [
-        stage
-        for stage in Stage
-        if Stage.ADVERTISE_KEYS <= stage <= Stage.UNMASK
-        and (adversary == "malicious" or stage not in careful)
-    ]
+    left_out = {
+        "semi_honest": {Stage.REVEAL_NONCES, Stage.CONFIRM_SURVIVORS},
+        "semi_malicious": {Stage.REVEAL_NONCES},
+        "malicious": set(),
+    }[adversary]
+    trips = (stage for stage in Stage if Stage.ADVERTISE_KEYS <= stage <= Stage.UNMASK)
+    return [stage for stage in trips if stage not in left_out]
 
 
 def residues(members: tuple[ClientId, ...], context: SessionContext) -> dict[ClientId, Residues]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 from unittest import mock
@@ -31,11 +31,10 @@ DRAWING = (client_module, keys_module, server_module, shamir_module)
 @contextmanager
 def drawing_from(source: Callable[[int], bytes]) -> Iterator[None]:
     """Secrets come from `source` for as long as this lasts."""
-    with mock.patch.multiple(DRAWING[0], fresh_secret=source):
-        with mock.patch.multiple(DRAWING[1], fresh_secret=source):
-            with mock.patch.multiple(DRAWING[2], fresh_secret=source):
-                with mock.patch.multiple(DRAWING[3], fresh_secret=source):
-                    yield
+    with ExitStack() as patches:
+        for module in DRAWING:
+            patches.enter_context(mock.patch.object(module, "fresh_secret", source))
+        yield
 
 
 def a_fixed_secret(*name: str | int) -> bytes:

@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import pytest
 from secagg_modes import (
-    CAREFUL,
+    CONFIRMING,
     DIMENSION,
     MEMBERS,
-    MODES,
     client_at,
     dies_of,
     every_mode,
@@ -25,7 +24,6 @@ from secagg_network import a_context, a_planned_network, a_planned_session, an_i
 
 from codex_ray.secagg.messages import ShareDelivery, SurvivorClaim, UnmaskRequest
 from codex_ray.secagg.parameters import Plan
-from codex_ray.secagg.protocols import SecAgg
 from codex_ray.types import Stage
 
 # Trip 3: masked input.
@@ -85,18 +83,25 @@ def test_a_delivery_of_another_session_is_refused(protocol):
 CLAIMS = {
     "not listed once each, in increasing order": [(1, 0, 2, 3, 4), (0, 1, 1, 2, 3, 4)],
     "not among the survivors": [(1, 2, 3, 4)],
-    "survivors that never took part": [(0, 1, 2, 3, 9)],
+    "survivors that are not enrolled": [(0, 1, 2, 3, 9)],
     "3 survivors, 4 are needed": [(0, 1, 2)],
 }
 
 
-@pytest.mark.parametrize("keys", ["session", "enrolled"])
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
 @pytest.mark.parametrize(
     ("why", "claim"), [(why, claim) for why, claims in CLAIMS.items() for claim in claims]
 )
-def test_claims_that_could_unmask_are_not_signed(keys, why, claim):
-    client, honest = client_at(Stage.CONFIRM_SURVIVORS, SecAgg(adversary="malicious", keys=keys))
+def test_claims_that_could_unmask_are_not_signed(protocol, why, claim):
+    client, honest = client_at(Stage.CONFIRM_SURVIVORS, protocol)
     refuses(client, SurvivorClaim(claim), why, honest)
+
+
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
+def test_a_second_claim_is_not_signed(protocol):
+    client, honest = client_at(Stage.CONFIRM_SURVIVORS, protocol)
+    client.answer(honest)
+    refuses(client, SurvivorClaim((0, 1, 2, 3)), "the session is at: unmask", honest)
 
 
 # Trip 4: unmask.
@@ -121,12 +126,16 @@ def test_unmask_requests_that_could_unmask_are_refused(protocol, why):
     refuses(client, bad, why, honest)
 
 
-@pytest.mark.parametrize("protocol", MODES[:4], ids=mode_name)
+@every_mode
 def test_shares_of_a_client_that_never_delivered_any_are_not_given(protocol):
     client, delivery = client_at(Stage.MASKED_INPUT, protocol)
     client.answer(without(delivery, 5, field="sealed"))
-    bad = UnmaskRequest((0, 1, 2, 3, 4), (5,), {})
-    refuses(client, bad, r"never got shares of \[5\]", UnmaskRequest((0, 1, 2, 3, 4), (), {}))
+    signed = {}
+    if protocol in CONFIRMING:
+        client.answer(SurvivorClaim(MEMBERS[:5]))
+        signed = signatures(client, (1, 2, 3, 4), MEMBERS[:5])
+    bad, honest = (UnmaskRequest(MEMBERS[:5], gone, signed) for gone in ((5,), ()))
+    refuses(client, bad, r"never got shares of \[5\]", honest)
 
 
 @every_mode
@@ -179,31 +188,45 @@ CONFIRMED = [
 ]
 
 
-@pytest.mark.parametrize("keys", ["session", "enrolled"])
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
 @pytest.mark.parametrize(("why", "change"), CONFIRMED)
-def test_what_neighbours_did_not_sign_is_refused(keys, why, change):
-    client, honest = client_at(Stage.UNMASK, SecAgg(adversary="malicious", keys=keys))
+def test_what_neighbours_did_not_sign_is_refused(protocol, why, change):
+    client, honest = client_at(Stage.UNMASK, protocol)
     refuses(client, change(client, honest), why, honest)
 
 
 FORGED = {
-    "the signature of client 3 does not hold": lambda _, it: {3: it.signatures[4]},
-    "the signature of client 4 does not hold": lambda _, it: {4: flip(it.signatures[4])},
-    "the signature of client 2 does not hold": lambda one, _: signatures(one, (2,), MEMBERS),
-    "the signature of client 1 does not hold": lambda _, __: {1: b""},
+    "the signature of client 1 does not hold": lambda _, it: {1: it.signatures[4]},
+    "the signature of client 2 does not hold": lambda _, it: {2: flip(it.signatures[2])},
+    "the signature of client 3 does not hold": lambda one, _: signatures(one, (3,), MEMBERS),
+    "the signature of client 1 does not": lambda _, __: {1: b""},
 }
+"""Three are needed, for on the complete graph the client's own share counts too."""
 
 
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
 @pytest.mark.parametrize("why", FORGED)
-def test_forged_confirmations_are_refused(why):
-    client, honest = client_at(Stage.UNMASK, CAREFUL)
+def test_forged_confirmations_are_refused(protocol, why):
+    client, honest = client_at(Stage.UNMASK, protocol)
     forged = honest.signatures | FORGED[why](client, honest)
     dies_of(client, replace(honest, signatures=forged), why, honest)
 
 
-def test_on_a_sparse_graph_the_own_signature_does_not_count():
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
+@pytest.mark.parametrize("forged", [(1,), (4,), (2, 4), (1, 2, 3, 4)])
+def test_with_two_confirmations_that_hold_nothing_is_given(protocol, forged):
+    """Wherever the forged ones stand among them."""
+    client, honest = client_at(Stage.UNMASK, protocol)
+    genuine = [one for one in honest.signatures if one not in forged][:2]
+    signed = {one: honest.signatures[one] for one in genuine}
+    signed |= {one: flip(honest.signatures[one]) for one in forged}
+    dies_of(client, replace(honest, signatures=signed), "does not hold", honest)
+
+
+@pytest.mark.parametrize("adversary", ["semi_malicious", "malicious"])
+def test_on_a_sparse_graph_the_own_signature_does_not_count(adversary):
     """There the own share does not either: threshold neighbours have to sign."""
-    sizes, members, context = Plan(12, 6, 5, 7, "malicious"), tuple(range(12)), a_context(DIMENSION)
+    sizes, members, context = Plan(12, 6, 5, 7, adversary), tuple(range(12)), a_context(DIMENSION)
     network = a_planned_network(sizes, members, context, summands(members, DIMENSION))
     session = a_planned_session(sizes, members, context)
     outbox = next(session)

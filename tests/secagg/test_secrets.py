@@ -94,7 +94,7 @@ def secrets_of(client):
     """Every secret that the client holds, as bytes."""
     kept = client._secrets
     private = [kept.agreement.key.private_bytes_raw(), kept.seed]
-    private += [kept.nonce] if client._careful else []
+    private += [kept.nonce] if client._reveals else []
     pairs = [key for it in kept.pairs.values() for key in (it.mask, it.outward, it.inward)]
     return private + pairs + [half for it in kept.held.values() for half in (it.seed, it.escrow)]
 

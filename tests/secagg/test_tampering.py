@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from secagg_modes import CAREFUL, MODES, every_mode, flip, mode_name
+from secagg_modes import CAREFUL, CONFIRMING, MODES, every_mode, flip, mode_name
 from secagg_network import Network, a_context, a_membership, a_session, plain_sum, summands
 
 from codex_ray.errors import SumAborted
@@ -143,20 +143,22 @@ def test_a_nonce_that_was_not_committed_to_counts_as_a_drop(kind, change):
     assert result.members == TEN[1:] and not network.refusals
 
 
-def test_a_survivor_that_signs_nothing_stays_in_the_sum():
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
+def test_a_survivor_that_signs_nothing_stays_in_the_sum(protocol):
     change = {(0, SignedSurvivors): lambda _: UnmaskShares({})}
-    result, network = tampered_outcome(change, protocol=CAREFUL)
+    result, network = tampered_outcome(change, protocol=protocol)
     assert result.members == TEN and 0 not in network.sent[Stage.UNMASK]
 
 
-def test_a_wrong_signature_of_the_survivors_ends_the_sum():
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
+def test_a_wrong_signature_of_the_survivors_ends_the_sum(protocol):
     """Nobody can tell whose word was changed, the server's or the client's: nobody answers."""
     change = {(0, SignedSurvivors): lambda it: SignedSurvivors(flip(it.signature))}
     with pytest.raises(SumAborted, match="unmask: 1 clients can go on, 6 are needed"):
-        tampered_outcome(change, protocol=CAREFUL)
+        tampered_outcome(change, protocol=protocol)
 
 
-@pytest.mark.parametrize("protocol", MODES[2:], ids=mode_name)
+@pytest.mark.parametrize("protocol", CONFIRMING, ids=mode_name)
 def test_a_wrong_signature_of_an_advertisement_ends_the_sum(protocol):
     change = {(0, AdvertisedKeys): lambda it: replace(it, signature=flip(it.signature))}
     with pytest.raises(SumAborted, match="share_keys: 0 clients can go on, 6 are needed"):
