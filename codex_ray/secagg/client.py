@@ -51,7 +51,7 @@ from codex_ray.secagg.messages import (
 )
 from codex_ray.secagg.parameters import SMALLEST_COHORT, Plan
 from codex_ray.secagg.prg import apply_masks
-from codex_ray.secagg.roster import NONCE_BYTES, Opening
+from codex_ray.secagg.roster import NONCE_BYTES, Opening, Survivors
 from codex_ray.secagg.summand import Summand, check_early, take
 from codex_ray.types import ClientId, SessionContext, Stage
 from codex_ray.types import reduce as reduce_words
@@ -125,7 +125,7 @@ class SecAggClient:
         self._advert: AdvertisedKeys | None = None
         self._committed: dict[ClientId, bytes] = {}
         self._directory: Directory | None = None
-        self._claim: tuple[ClientId, ...] = ()
+        self._claim: Survivors | None = None
         self._expected: Stage | None = Stage.ADVERTISE_KEYS
 
     def answer(self, message: Message) -> Message:
@@ -343,19 +343,19 @@ class SecAggClient:
     def _confirm(self, claim: SurvivorClaim) -> SignedSurvivors:
         _, opening = self._open()
         assert self._membership is not None
-        if list(claim.survivors) != sorted(set(claim.survivors)):
+        said = self._shared.once(claim, lambda: Survivors.of(claim.survivors))
+        if not said.ordered:
             raise self._refusal("survivors are not listed once each, in increasing order")
-        if self._me not in claim.survivors:
+        if self._me not in said.ids:
             raise self._refusal("it is in the sum, but not among the survivors")
-        if not set(claim.survivors) <= set(self._membership.enrolment.entries):
-            raise self._refusal("there are survivors that are not enrolled")
-        if len(claim.survivors) < opening.plan.minimum:
-            raise self._refusal(
-                f"{len(claim.survivors)} survivors, {opening.plan.minimum} are needed"
-            )
-        self._claim = claim.survivors
-        statement = opening.survivors_statement(self._session, claim.survivors)
-        return SignedSurvivors(self._membership.identity.sign(statement))
+        # Under `malicious` the members are known; before that, who could be one.
+        known = self._committed or self._membership.enrolment.entries
+        if not known.keys() >= said.ids:
+            raise self._refusal("there are survivors that never could take part")
+        if len(said.ids) < opening.plan.minimum:
+            raise self._refusal(f"{len(said.ids)} survivors, {opening.plan.minimum} are needed")
+        self._claim = said
+        return SignedSurvivors(self._membership.identity.sign(said.statement(self._session)))
 
     # Trip 4: unmask.
 
@@ -384,13 +384,13 @@ class SecAggClient:
     def _check_confirmed(self, request: UnmaskRequest) -> None:
         """Nothing, if enough neighbours signed the claim that this request follows from."""
         secrets, opening = self._open()
-        assert self._membership is not None
+        assert self._membership is not None and self._claim is not None
         around = set(secrets.held) | {self._me}
-        if set(request.survivors) != around & set(self._claim):
+        if set(request.survivors) != around & self._claim.ids:
             raise self._refusal("the survivors around it are not those that it signed for")
-        if set(request.dropped) != around - set(self._claim):
+        if set(request.dropped) != around - self._claim.ids:
             raise self._refusal("the dropped around it are not those that it signed for")
-        statement = opening.survivors_statement(self._session, self._claim)
+        statement = self._claim.statement(self._session)
         signed = sorted(set(request.signatures) & set(request.survivors) - {self._me})
         needed = opening.plan.threshold - opening.plan.complete
         if len(signed) < needed:

@@ -10,10 +10,10 @@ cannot agree on anything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -23,6 +23,8 @@ from codex_ray.secagg.keys import KEY_BYTES, KeyPair
 from codex_ray.types import ClientId
 
 SIGNATURE_BYTES = 64
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class SharedWork:
         self._lasting: dict[tuple[bytes, bytes], bytes] = {}
         self._passing: dict[tuple[bytes, bytes], bytes] = {}
         self._signed: set[tuple[bytes, bytes, bytes]] = set()
+        self._done: dict[int, tuple[object, Any]] = {}
+        """By the object's id, which is its own for as long as the object is kept here too."""
         self.spent: set[bytes] = set()
         """What clients did under their lasting keys in this context: not to be done again."""
 
@@ -168,6 +172,15 @@ class SharedWork:
             known[ends] = pair.agree(public)
         return known[ends]
 
+    def once(self, read: object, work: Callable[[], _Result]) -> _Result:
+        """What `work` makes of a message that many clients are given as one and the same object."""
+        if not self._remember:
+            return work()
+        if id(read) not in self._done:
+            self._done[id(read)] = (read, work())
+        result: _Result = self._done[id(read)][1]
+        return result
+
     def end_session(self) -> None:
         """Forgets what served one session only.
 
@@ -175,6 +188,7 @@ class SharedWork:
         """
         self._passing.clear()
         self._signed.clear()
+        self._done.clear()
         self.spent.clear()
 
     def verify(

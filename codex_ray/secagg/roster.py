@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from codex_ray.errors import ProtocolError
 from codex_ray.secagg.identity import SIGNATURE_BYTES
 from codex_ray.secagg.keys import KEY_BYTES, bind, join
@@ -55,7 +57,7 @@ class Opening:
 
     def survivors_statement(self, session: bytes, survivors: tuple[ClientId, ...]) -> bytes:
         """What clients sign when they are told who survived."""
-        return join(session, "survivors", *survivors)
+        return Survivors.of(survivors).statement(session)
 
     def commitment(self, client: ClientId, nonce: bytes) -> bytes:
         """The digest by which `client` commits to its nonce."""
@@ -85,6 +87,32 @@ class Opening:
             NONCE_BYTES,
             signature,
         )
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """A claim about who survived, read once for all clients of a host.
+
+    Attributes:
+        ids: everyone claimed.
+        digest: SHA-256 [32] of the list as it was claimed.
+        ordered: whether it lists each once, in increasing order.
+    """
+
+    ids: frozenset[ClientId]
+    digest: bytes
+    ordered: bool
+
+    @classmethod
+    def of(cls, claimed: tuple[ClientId, ...]) -> Survivors:
+        """What a claim says."""
+        ids = frozenset(claimed)
+        listed = np.asarray(claimed, dtype="<u4")
+        return cls(ids, hashlib.sha256(listed.tobytes()).digest(), list(claimed) == sorted(ids))
+
+    def statement(self, session: bytes) -> bytes:
+        """What clients sign for each other."""
+        return join(session, "survivors", self.digest)
 
 
 def roster_of(adverts: Mapping[ClientId, bytes]) -> bytes:

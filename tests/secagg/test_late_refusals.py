@@ -83,7 +83,7 @@ def test_a_delivery_of_another_session_is_refused(protocol):
 CLAIMS = {
     "not listed once each, in increasing order": [(1, 0, 2, 3, 4), (0, 1, 1, 2, 3, 4)],
     "not among the survivors": [(1, 2, 3, 4)],
-    "survivors that are not enrolled": [(0, 1, 2, 3, 9)],
+    "survivors that never could take part": [(0, 1, 2, 3, 9)],
     "3 survivors, 4 are needed": [(0, 1, 2)],
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from scipy.stats import chi2_contingency
 
 from codex_ray.errors import ProtocolError
 from codex_ray.secagg import shamir
-from codex_ray.secagg.shamir import PRIME, reconstruct, share_bytes, split
+from codex_ray.secagg.shamir import PRIME, reconstruct, share_bytes, split, split_all
 
 
 @pytest.mark.parametrize("holders", range(1, 7))
@@ -41,6 +41,54 @@ def test_any_threshold_shares_rebuild(secret, threshold, data):
     order = data.draw(st.permutations(range(holders)))[:threshold]
     some = {at + 1: shares[at] for at in order}
     assert reconstruct(some, threshold=threshold, secret_bytes=32) == secret
+
+
+@pytest.mark.parametrize("threshold", [1, 2, 4, 5])
+def test_secrets_shared_together_are_shared_each_by_itself(threshold):
+    secrets = (os.urandom(32), bytes(32), os.urandom(4))
+    dealt = split_all(*secrets, holders=5, threshold=threshold)
+    assert [tuple(map(len, shares)) for shares in dealt] == [(36, 36, 8)] * 5
+    for at, secret in enumerate(secrets):
+        shares = {holder: it[at] for holder, it in enumerate(dealt, start=1)}
+        for some in combinations(shares, threshold):
+            subset = {holder: shares[holder] for holder in some}
+            size = len(secret)
+            assert reconstruct(subset, threshold=threshold, secret_bytes=size) == secret
+
+
+@pytest.fixture
+def field_of_seven(monkeypatch):
+    """The same code over a field that is small enough to try everything."""
+    monkeypatch.setattr(shamir, "PRIME", 7)
+    monkeypatch.setattr(shamir, "LIMB_BITS", 2)
+    for cached in (shamir._powers, shamir._lagrange_at_zero):
+        cached.cache_clear()
+    yield
+    for cached in (shamir._powers, shamir._lagrange_at_zero):
+        cached.cache_clear()
+
+
+def test_exhaustively_two_shares_say_nothing_and_three_everything(field_of_seven, monkeypatch):
+    """Threshold 3 of 6: whatever the secret, two shares take each of 49 values exactly once."""
+    for limb in range(4):
+        secret = bytes([0b01010101 * limb])
+        seen = {pair: set() for pair in combinations(range(1, 7), 2)}
+        for one, two in product(range(7), repeat=2):
+            drawn = np.repeat(np.array([one, two], dtype=np.int64), 4)
+            monkeypatch.setattr(shamir, "_uniform_field", lambda _, drawn=drawn: drawn)
+            shares = dict(enumerate(split(secret, holders=6, threshold=3), start=1))
+            for some in combinations(shares, 3):
+                subset = {holder: shares[holder] for holder in some}
+                assert reconstruct(subset, threshold=3, secret_bytes=1) == secret
+            for pair, values in seen.items():
+                values.add(tuple(shares[holder][0] for holder in pair))
+        assert all(values == set(product(range(7), repeat=2)) for values in seen.values())
+
+
+@pytest.mark.parametrize(("holders", "threshold"), [(3, 4), (3, 0), (0, 0)])
+def test_no_sharing_is_refused(holders, threshold):
+    with pytest.raises(ValueError, match="is no sharing"):
+        split(bytes(32), holders=holders, threshold=threshold)
 
 
 def test_too_few_shares_are_refused():
