@@ -13,7 +13,7 @@ from codex_ray.cluster.hosts import HostActor
 from codex_ray.cluster.transport import RayTransport, await_ready
 from codex_ray.config import experiment_from, resolved
 from codex_ray.errors import ClusterError
-from codex_ray.experiment import Experiment, assemble, single_thread
+from codex_ray.experiment import Experiment, assemble, long_lived
 from codex_ray.federation.state import RoundResult
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.running import rounds
@@ -31,7 +31,7 @@ class CoordinatorServer:
             paths: where the driver finds Python modules.
         """
         sys.path += [path for path in paths if path not in sys.path]
-        single_thread()
+        long_lived()
         experiment = experiment_from(json.loads(placement))
         hosts = start_hosts(experiment, paths)  # they build themselves while this process does
         assembled = assemble(experiment)

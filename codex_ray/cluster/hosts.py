@@ -11,7 +11,7 @@ import numpy.typing as npt
 import ray
 
 from codex_ray.config import experiment_from
-from codex_ray.experiment import assemble, single_thread
+from codex_ray.experiment import assemble, long_lived
 from codex_ray.federation.transport import work_here
 
 
@@ -24,7 +24,7 @@ class HostServer:
 
     def __init__(self, experiment: str, paths: list[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path]
-        single_thread()
+        long_lived()
         self._host = assemble(experiment_from(json.loads(experiment))).host()
 
     def ready(self) -> bool:

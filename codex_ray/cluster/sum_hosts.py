@@ -11,7 +11,7 @@ import ray
 
 from codex_ray.cluster.session import ray_session
 from codex_ray.cluster.transport import RayTransport, await_ready
-from codex_ray.experiment import single_thread
+from codex_ray.experiment import long_lived
 from codex_ray.federation.bare_sums import SumHost
 from codex_ray.federation.federation import Federation
 from codex_ray.federation.transport import work_here
@@ -23,7 +23,7 @@ class SumHostServer:
     """A `SumHost` in a process of its own, fed with bytes."""
 
     def __init__(self, federation: str, dimension: int) -> None:
-        single_thread()
+        long_lived()
         protocol = Federation.model_validate_json(federation).protocol
         self._host = SumHost(protocol, dimension=dimension)
 

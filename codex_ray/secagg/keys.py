@@ -32,7 +32,7 @@ SECRET_BYTES = 32
 
 DIGEST_BYTES = 32
 
-_LABEL = b"codex_ray/secagg/2"
+_LABEL = b"codex_ray/secagg/3"
 _NONCE = bytes(12)
 _LENGTH = struct.Struct("<I")
 

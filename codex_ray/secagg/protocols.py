@@ -283,8 +283,9 @@ class MaskedSum(Component):
         """One group: the members whose masked input came, if enough of them then help to unmask."""
         with _aborting():
             sizes = self.plan(len(members))
-        known = enrolment.digest if enrolment else b""
-        return (yield from run_session(members, context, sizes, enrolment=known, workers=workers))
+        return (
+            yield from run_session(members, context, sizes, enrolment=enrolment, workers=workers)
+        )
 
     def check(self, cohort: int) -> None:
         """Nothing, if degree and threshold keep their bounds for a cohort of that size.

@@ -76,7 +76,17 @@ class Opening:
     @cached_property
     def _bound(self) -> bytes:
         """The digest [32] of all of it."""
-        return bind(self.context, self.plan.adversary, self.plan.keys, self.nonce, self.enrolment)
+        plan = self.plan
+        return bind(
+            self.context,
+            plan.adversary,
+            plan.keys,
+            plan.members,
+            plan.degree,
+            plan.threshold,
+            self.nonce,
+            self.enrolment,
+        )
 
     def well_formed(self, keys: AdvertisedKeys) -> bool:
         """Whether the parts of an advertisement have the lengths that the rules ask for."""

@@ -12,9 +12,11 @@ from bisect import insort
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
 
+from codex_ray.errors import ProtocolError
 from codex_ray.randomness import fresh_secret
 from codex_ray.secagg.client import FEWEST_PEERS
 from codex_ray.secagg.graph import Neighbourhoods, draw_graph, holders, sustainable
+from codex_ray.secagg.identity import Enrolment
 from codex_ray.secagg.keys import DIGEST_BYTES
 from codex_ray.secagg.messages import (
     AdvertisedKeys,
@@ -102,7 +104,7 @@ def run_session(
     context: SessionContext,
     plan: Plan,
     *,
-    enrolment: bytes = b"",
+    enrolment: Enrolment | None = None,
     workers: Workers | None = None,
 ) -> Session:
     """The sum over the members that survive, and how many pair masks had to be rebuilt.
@@ -111,19 +113,23 @@ def run_session(
         members: who is invited.
         context: what the session is bound to.
         plan: its sizes and rules.
-        enrolment: digest of the enrolment list, where the rules ask for one.
+        enrolment: the list of clients that may take part, where the rules ask for one.
         workers: who expands the masks that come off the sum.
 
     Raises:
+        ProtocolError: the rules ask for an enrolment list, and none is given.
         SumAborted: too few clients answered a trip, or a secret cannot be rebuilt from their
             shares.
     """
-    known = enrolment if plan.identified else b""
-    opening = Opening(context, plan, fresh_secret(NONCE_BYTES), known)
-    roster = yield from _advertise_keys(members, opening)
+    if plan.identified and enrolment is None:
+        raise ProtocolError(f"{plan.adversary} with {plan.keys} keys needs an enrolment list")
+    known = enrolment if plan.identified else None
+    digest = known.digest if known else b""
+    opening = Opening(context, plan, fresh_secret(NONCE_BYTES), digest)
+    roster = yield from _advertise_keys(members, opening, known)
     sharing = yield from _share_keys(roster)
     survivors, total = yield from _masked_input(roster, sharing)
-    signatures = yield from _confirm_survivors(plan, survivors)
+    signatures = yield from _confirm_survivors(roster, survivors, known)
     answers = yield from _unmask(roster, sharing, survivors=survivors, signatures=signatures)
     owners = _owners(roster, sharing, survivors)
     workers = workers or Alone()
@@ -140,11 +146,12 @@ def run_session(
 
 
 def _advertise_keys(
-    members: Collection[ClientId], opening: Opening
+    members: Collection[ClientId], opening: Opening, enrolment: Enrolment | None
 ) -> Generator[Outbox, Inbox, _Roster]:
     """Trip 1, and under `malicious` 1b: keys and nonces in, the graph out.
 
-    The silent stay in the graph, as dropouts: so the bounds count them.
+    The silent stay in the graph, as dropouts: so the bounds count them. One bad signature would
+    make all its neighbours refuse, so whoever sent it has dropped.
     """
     plan = opening.plan
     inbox = yield dict.fromkeys(sorted(members), opening.request)
@@ -152,6 +159,7 @@ def _advertise_keys(
         one: it
         for one, it in only(AdvertisedKeys, inbox, members).items()
         if opening.well_formed(it)
+        and _signed(enrolment, one, opening.statement(one, it), it.signature, plan=plan)
     }
     need(keys, plan.minimum, Stage.ADVERTISE_KEYS)
     adverts = {one: it.to_frame() for one, it in keys.items()}
@@ -220,15 +228,34 @@ def _masked_input(
 
 
 def _confirm_survivors(
-    plan: Plan, survivors: tuple[ClientId, ...]
+    roster: _Roster, survivors: tuple[ClientId, ...], enrolment: Enrolment | None
 ) -> Generator[Outbox, Inbox, dict[ClientId, bytes]]:
     """Trip 3b, where the server may lie: each survivor signs who survived. Else nobody is asked."""
+    plan = roster.opening.plan
     if not plan.confirms:
         return {}
     inbox = yield dict.fromkeys(survivors, SurvivorClaim(survivors))
-    signed = only(SignedSurvivors, inbox, survivors)
-    need(signed, plan.minimum, Stage.CONFIRM_SURVIVORS)
-    return {one: it.signature for one, it in signed.items()}
+    statement = roster.opening.survivors_statement(roster.session, survivors)
+    signatures = {
+        one: it.signature
+        for one, it in only(SignedSurvivors, inbox, survivors).items()
+        if _signed(enrolment, one, statement, it.signature, plan=plan)
+    }
+    need(signatures, plan.minimum, Stage.CONFIRM_SURVIVORS)
+    return signatures
+
+
+def _signed(
+    enrolment: Enrolment | None, one: ClientId, statement: bytes, signature: bytes, *, plan: Plan
+) -> bool:
+    """Whether the statement bears the client's signature, where the rules ask for one."""
+    if enrolment is None or not plan.signed:
+        return True
+    try:
+        enrolment.verify(one, statement, signature)
+    except ProtocolError:
+        return False
+    return True
 
 
 def _unmask(

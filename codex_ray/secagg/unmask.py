@@ -41,7 +41,7 @@ class UnmaskTask(Message, tag=49, stage=Stage.UNMASK):
         session: digest of the session.
         threshold: how many shares rebuild a secret.
         dimension, bits: of the sum.
-        shares: for each owner, holder's number || share, one after the other.
+        shares: for each owner, holder's number || its id || share, one after the other.
         commitments: for each owner, the digest of the secret that the shares are of.
         escrows: what the secret opens; empty for a survivor, whose secret is the mask's own seed.
         peers: for each dropped owner everyone in its escrow, 4 bytes of id and one that tells
@@ -165,7 +165,7 @@ def _pack_shares(
 ) -> bytes:
     size = shamir.share_bytes(SECRET_BYTES)
     given = [
-        number.to_bytes(4, "little") + answers[holder][one]
+        number.to_bytes(4, "little") + holder.to_bytes(4, "little") + answers[holder][one]
         for number, holder in enumerate(owner.holders, start=1)
         if holder in answers and len(answers[holder].get(one, b"")) == size
     ]
@@ -180,11 +180,13 @@ def _pack_peers(owner: Owner) -> bytes:
 
 def _masks(task: UnmaskTask) -> Iterator[Mask]:
     """The masks that are to be added up: what has to come off the sum of masked inputs."""
+    liars: set[ClientId] = set()
     for one, packed in task.shares.items():
         escrow, commitment = task.escrows[one], task.commitments[one]
         secret = _rebuild(
             one,
             _unpack_shares(packed),
+            liars,
             threshold=task.threshold,
             genuine=partial(
                 _is_genuine,
@@ -208,10 +210,13 @@ def _is_genuine(
     return hmac.compare_digest(commit(secret, session, purpose=purpose, me=owner), commitment)
 
 
-def _unpack_shares(packed: bytes) -> dict[int, bytes]:
-    size = 4 + shamir.share_bytes(SECRET_BYTES)
+def _unpack_shares(packed: bytes) -> dict[int, tuple[ClientId, bytes]]:
+    size = 8 + shamir.share_bytes(SECRET_BYTES)
     pieces = (packed[at : at + size] for at in range(0, len(packed), size))
-    return {int.from_bytes(piece[:4], "little"): piece[4:] for piece in pieces}
+    return {
+        int.from_bytes(piece[:4], "little"): (int.from_bytes(piece[4:8], "little"), piece[8:])
+        for piece in pieces
+    }
 
 
 def _opened(one: ClientId, key: bytes, task: UnmaskTask) -> Iterator[tuple[ClientId, bytes]]:
@@ -232,12 +237,16 @@ def _opened(one: ClientId, key: bytes, task: UnmaskTask) -> Iterator[tuple[Clien
 
 def _rebuild(
     owner: ClientId,
-    shares: Mapping[int, bytes],
+    shares: Mapping[int, tuple[ClientId, bytes]],
+    liars: set[ClientId],
     *,
     threshold: int,
     genuine: Callable[[bytes], bool],
 ) -> bytes:
     """The secret of `owner`, from the first shares that give a genuine one.
+
+    Whoever gave a share that had to be left out joins `liars`, and its shares of later owners are
+    used only where too few others came.
 
     Raises:
         SumAborted: too few shares came, or they do not fit together.
@@ -249,14 +258,20 @@ def _rebuild(
             "wait longer for answers, or raise federation.protocol.assumed_dropout"
         )
     sizes = range(min(WRONG_SHARES, spare) + 1)
-    suspects = sorted(shares)[: threshold + WRONG_SHARES]
+    best_first = sorted(shares, key=lambda number: (shares[number][0] in liars, number))
+    suspects = best_first[: threshold + WRONG_SHARES]
     for left_out in chain.from_iterable(combinations(suspects, size) for size in sizes):
-        some = {number: share for number, share in shares.items() if number not in left_out}
+        some = [number for number in best_first if number not in left_out][:threshold]
         try:
-            secret = shamir.reconstruct(some, threshold=threshold, secret_bytes=SECRET_BYTES)
+            secret = shamir.reconstruct(
+                {number: shares[number][1] for number in some},
+                threshold=threshold,
+                secret_bytes=SECRET_BYTES,
+            )
         except ProtocolError:
             continue
         if genuine(secret):
+            liars.update(shares[number][0] for number in left_out)
             return secret
     raise SumAborted(
         f"unmask: {len(shares)} shares of client {owner} came, but they do not fit together: "

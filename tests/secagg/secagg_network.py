@@ -146,4 +146,4 @@ def a_planned_network(sizes: Plan, members, context, parts, *, drops=None) -> Ne
 
 def a_planned_session(sizes: Plan, members, context) -> Session:
     """The server's half that goes with it."""
-    return run_session(members, context, sizes, enrolment=an_enrolment(tuple(members)).digest)
+    return run_session(members, context, sizes, enrolment=an_enrolment(tuple(members)))

@@ -107,7 +107,7 @@ class Transcript:
 
     def session(self):
         """The server's half, about to be begun."""
-        return run_session(self.members, self.context, self.plan, enrolment=self.enrolment.digest)
+        return run_session(self.members, self.context, self.plan, enrolment=self.enrolment)
 
     def draws_of(self, actor: str) -> Callable[[int], bytes]:
         """The draws of "server" or of a client, one after the other."""

@@ -144,7 +144,7 @@ def outcome(schedule: Schedule):
         }
         network = (Line if schedule.late else Network)(clients, schedule.drops)
         session = run_session(
-            schedule.members, schedule.context, schedule.plan, enrolment=enrolment.digest
+            schedule.members, schedule.context, schedule.plan, enrolment=enrolment
         )
         try:
             return network.run(session), parts, network

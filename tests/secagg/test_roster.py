@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lying_server import Blind
 from secagg_modes import (
     DEFAULT,
     DIMENSION,
@@ -102,8 +103,9 @@ def test_two_enrolment_lists_make_two_sessions():
     }
     network = a_network(DEFAULT, MEMBERS, context, summands(MEMBERS, DIMENSION))
     network.clients = clients
+    blind = Blind(an_enrolment(MEMBERS).entries)
     with pytest.raises(SumAborted, match="share_keys: 0 clients"):
-        network.run(DEFAULT.session(MEMBERS, context, enrolment=an_enrolment(MEMBERS)))
+        network.run(DEFAULT.session(MEMBERS, context, enrolment=blind))
     assert all("does not hold" in why for why in network.refusals.values())
     assert set(network.refusals) == set(MEMBERS)
 

@@ -285,3 +285,37 @@ def test_a_session_gives_the_same_sum_whoever_works_for_its_server(protocol):
                 result.groups[0].total, residue_sum(parts, result.members, context)
             )
         assert wide.widths == [3]
+
+
+# Liars are found once.
+
+
+def test_who_lied_about_one_owner_is_used_last_for_the_next(monkeypatch):
+    """Else every owner around a liar costs a search of its own."""
+    seeds = {one: os.urandom(SECRET_BYTES) for one in range(30, 50)}
+    owners = {
+        one: Owner(HOLDERS, commit(seed, SESSION, purpose="seed", me=one))
+        for one, seed in seeds.items()
+    }
+    shares = {
+        one: shamir.split(seed, holders=len(HOLDERS), threshold=THRESHOLD)
+        for one, seed in seeds.items()
+    }
+    answers = {
+        holder: {one: shares[one][at] for one in shares} for at, holder in enumerate(HOLDERS)
+    }
+    for liar in HOLDERS[:WRONG_SHARES]:
+        answers[liar] = {one: flip(share) for one, share in answers[liar].items()}
+    tried, genuine = [], shamir.reconstruct
+    monkeypatch.setattr(
+        shamir, "reconstruct", lambda *some, **named: tried.append(some) or genuine(*some, **named)
+    )
+    (task,) = tasks_for(owners, answers, session=SESSION, plan=PLAN, context=CONTEXT, pieces=1)
+    total = np.zeros(CONTEXT.dimension, dtype=np.uint32)
+    apply_masks(
+        total, [(self_mask_key(seed, SESSION, me=one), False) for one, seed in seeds.items()]
+    )
+    remove(total, owners, [task], Alone())
+    assert not total.any()
+    first_search = sum(1 for size in range(WRONG_SHARES + 1) for _ in combinations(range(6), size))
+    assert len(tried) < first_search + len(owners)

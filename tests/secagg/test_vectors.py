@@ -212,7 +212,7 @@ class SecondHand:
             listed = b"".join(one.to_bytes(8, "little") + entries[one] for one in sorted(entries))
             digest = hashlib.sha256(b"codex_ray/enrolment/2" + listed).digest()
         encoded = join(
-            b"codex_ray/secagg/2",
+            b"codex_ray/secagg/3",
             bytes.fromhex(context["run"]),
             context["round"],
             context["attempt"],
@@ -221,7 +221,8 @@ class SecondHand:
             context["bits"],
         )
         nonce = bytes.fromhex(kept["server"]["draws"][0])
-        self.bound = sha(encoded, plan["adversary"], plan["keys"], nonce, digest)
+        sizes = (plan["members"], plan["degree"], plan["threshold"])
+        self.bound = sha(encoded, plan["adversary"], plan["keys"], *sizes, nonce, digest)
         trips = {trip["stage"]: trip for trip in kept["trips"]}
         self.requests, self.replies = (
             {

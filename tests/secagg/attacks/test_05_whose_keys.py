@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lying_server import CONTEXT, DIMENSION, TEN, LyingServer, small_summands
+from lying_server import CONTEXT, DIMENSION, TEN, Blind, LyingServer, small_summands
 from secagg_modes import MODES, mode_name
 from secagg_network import a_membership, an_enrolment, an_identity
 
@@ -55,7 +55,7 @@ def with_puppets(protocol, puppets, *, enrolled=TEN, forged=False) -> LyingServe
     clients[VICTIM] = protocol.client(
         VICTIM, CONTEXT, parts[VICTIM].copy(), membership=a_membership(VICTIM, enrolled)
     )
-    session = protocol.session(members, CONTEXT, enrolment=lists)
+    session = protocol.session(members, CONTEXT, enrolment=Blind(lists.entries))
     return LyingServer(protocol, members, parts=parts, session=session, clients=clients)
 
 
