@@ -178,6 +178,7 @@ class Assembled:
             params=self.initial,
             optimiser=self.experiment.federation.algorithm.init(len(self.initial)),
             ledgers=[Ledger(unit, delta) for unit in privacy_events(self.experiment)],
+            mechanism=self.experiment.federation.mechanism.init(),
         )
 
     def evaluate(self, params: torch.Tensor) -> dict[str, float]:

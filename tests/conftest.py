@@ -79,6 +79,13 @@ def devices() -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def adaptive(devices: dict[str, Any]) -> dict[str, Any]:
+    """The same forty clients, whose clip norm follows their norms from round to round."""
+    mechanism = {"kind": "adaptive_gaussian", "noise_multiplier": 1.0, "count_noise": 2.0}
+    return devices | {"federation": devices["federation"] | {"mechanism": mechanism}}
+
+
 @pytest.fixture(scope="module")
 def ray_local() -> Iterator[None]:
     """One Ray of two CPUs for the module, on loopback, ended with it."""

@@ -135,6 +135,7 @@ class Host:
             dimension=self._codec.length,
             bits=self._codec.bits,
         )
+        state = tuple(float(number) for number in task.mechanism)
         rotation = self._codec.rotation(self._randomness.public.stream("rotation", task.round))
         for client, update, told in zip(clients, updates, self._told(params, clients), strict=True):
             summand = self._mechanism.encode(
@@ -143,13 +144,17 @@ class Host:
                 rotation=rotation,
                 draws=self._randomness.secret.stream("rounding", task.round, client),
                 told=told,
+                noise=self._randomness.secret.stream("noise share", task.round, client),
+                state=state,
             )
             self._sessions.seat(client, context, summand=summand)
             self._clients[client] = _Client(
                 task=(task.round, task.attempt),
                 norm=float(torch.linalg.vector_norm(update.double())) if self._debug else 0.0,
                 encoded_norm=(
-                    self._mechanism.sent_norm(summand, self._codec) if self._debug else 0.0
+                    self._mechanism.sent_norm(summand, self._codec, state=state)
+                    if self._debug
+                    else 0.0
                 ),
             )
 

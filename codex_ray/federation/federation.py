@@ -11,6 +11,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.federation.algorithms import FedAvg
 from codex_ray.federation.faults import Dropouts
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
+from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
 from codex_ray.secagg.parameters import SMALLEST_COHORT
@@ -30,7 +31,7 @@ class Federation(Component):
     protocol: Clear | Ideal | SecAgg | SecAggPlus | OneShot = Field(
         default=SecAggPlus(), discriminator="kind", description="How summands are added up."
     )
-    mechanism: NoMechanism | CentralGaussian = Field(
+    mechanism: NoMechanism | CentralGaussian | AdaptiveGaussian = Field(
         default=NoMechanism(), discriminator="kind", description="How a sum is released."
     )
     algorithm: FedAvg = Field(
@@ -43,13 +44,31 @@ class Federation(Component):
     def codec(self, *, population: int, dimension: int) -> Codec:
         """The encoding of this federation's summands, for every client and the server."""
         return self.mechanism.codec(
-            dimension=dimension, summands=max(1, self.sampler.largest(population))
+            dimension=dimension,
+            summands=max(1, self.sampler.largest(population)),
+            expected=self.sampler.expected(population),
         )
 
     @property
     def hides_cohorts(self) -> bool:
         """Whether the claim rests on nobody learning who was in a round."""
         return self.mechanism.kind != "none" and self.sampler.kind != "all"
+
+    def releases_noise_alone(self, cohort: int) -> bool:
+        """Whether a cohort of that size is a round whose sum counts as zero, and is released.
+
+        An empty one always is. Under central noise one too small for a secure sum is as well: that
+        it was drawn again, or that its round is missing, would show who was there.
+        """
+        if cohort == 0:
+            return True
+        if self.mechanism.kind == "none" or self.mechanism.fewest(1.0):
+            return False
+        try:
+            self.protocol.check(cohort)
+        except ConfigError:
+            return True
+        return False
 
     def client_event(self) -> DpEvent | None:
         """What one round costs a client; None when no client-level claim is made."""

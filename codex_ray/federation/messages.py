@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from codex_ray.types import ClientId, Stage
 from codex_ray.wire import Floats, Message
@@ -16,6 +18,8 @@ class TrainTask(Message, tag=1, stage=Stage.TRAIN):
     round: int
     attempt: int
     params: Floats  # [d]
+    mechanism: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    """The mechanism's public state; empty for most."""
 
 
 @dataclass(frozen=True)

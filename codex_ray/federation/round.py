@@ -112,12 +112,14 @@ class Round:
                 rotation=self.codec.rotation(
                     self.randomness.public.stream("rotation", state.round)
                 ),
+                state=state.mechanism,
             )
             trace.metrics = released.metrics
             params, optimiser = federation.algorithm.step(
                 state.params, released.update, state.optimiser
             )
-        return replace(after, params=params, optimiser=optimiser), trace
+        learnt = replace(after, mechanism=released.state)
+        return replace(learnt, params=params, optimiser=optimiser), trace
 
     def sample(self, state: ServerState) -> tuple[ClientId, ...]:
         """The cohort of round `state.round`."""
@@ -145,7 +147,8 @@ class Round:
     ) -> tuple[SessionContext, Enrolment | None]:
         """Lets the cohort train, and enrols it; the updates stay with the clients."""
         params = state.params.numpy()
-        task = TrainTask(state.run, state.round, attempt, params).to_frame()
+        told = np.array(state.mechanism, dtype=np.float32)
+        task = TrainTask(state.run, state.round, attempt, params, told).to_frame()
         trained = self._exchange(dict.fromkeys(trace.cohort, task), trace)
         digest = hashlib.sha256(np.ascontiguousarray(params).tobytes()).digest()
         context = SessionContext(
@@ -167,9 +170,7 @@ class Round:
     ) -> GroupSum | None:
         """The sum over the survivors, or None when the session had to be abandoned."""
         ready = tuple(c for c in trace.cohort if c not in trace.silent)
-        if not trace.cohort:
-            # An empty Poisson cohort is a round like any other: its sum is zero, and it is
-            # released.
+        if self.federation.releases_noise_alone(len(trace.cohort)):
             return GroupSum((), no_words(context.dimension, bits=context.bits))
         session = self.federation.protocol.session(
             ready, context, enrolment=enrolment, workers=TransportWorkers(self.transport)

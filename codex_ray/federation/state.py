@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from codex_ray.privacy.ledger import EVERYONE, Ledger
+from codex_ray.privacy.mechanisms import State
 from codex_ray.types import ClientId, Stage
 
 
@@ -88,6 +89,7 @@ class ServerState:
         round: the next round to run.
         params: the global parameters [d], float32.
         optimiser: the algorithm's state [d], float64.
+        mechanism: the mechanism's state, which is public.
         ledgers: one for each unit that a claim is made for.
         totals: added up over the rounds so far.
         last: the round before, as it was before it was evaluated: a run that was killed between
@@ -99,6 +101,7 @@ class ServerState:
     params: torch.Tensor
     optimiser: torch.Tensor
     ledgers: list[Ledger]
+    mechanism: State = ()
     totals: Totals = field(default_factory=Totals)
     last: RoundResult | None = None
 

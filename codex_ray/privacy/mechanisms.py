@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -28,12 +28,21 @@ Fact = Literal["records", "train_loss"]
 """What a mechanism may ask a client to tell beside its update."""
 
 
+State: TypeAlias = tuple[float, ...]
+"""What a mechanism learns from its releases and tells every client of the next round. It follows
+from what was published, so it is public. Each number is one of float32, as it travels."""
+
+
 @dataclass(frozen=True)
 class Release:
-    """What a round publishes: the mean update [d], and cohort means of what rode with it."""
+    """What a round publishes: the mean update [d], and cohort means of what rode with it.
+
+    `state` is what the mechanism goes on with.
+    """
 
     update: torch.Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
+    state: State = ()
 
 
 class PrivacyMechanism(Protocol):
@@ -49,8 +58,15 @@ class PrivacyMechanism(Protocol):
         """What each client has to tell beside its update; it leaves the client inside the sum."""
         ...
 
-    def codec(self, *, dimension: int, summands: int) -> Codec:
-        """The encoding under which at most `summands` updates [dimension] are added."""
+    def init(self) -> State:
+        """The state before the first round; empty for a mechanism that has none."""
+        ...
+
+    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
+        """The encoding under which at most `summands` updates [dimension] are added.
+
+        `expected` is the public cohort size, where it is another.
+        """
         ...
 
     def encode(
@@ -61,15 +77,18 @@ class PrivacyMechanism(Protocol):
         rotation: Rotation | None = None,
         draws: Stream | None = None,
         told: Told | None = None,
+        noise: Stream | None = None,
+        state: State = (),
     ) -> Residues:
         """One client's update [d] as its summand [codec.length].
 
         `rotation` is the round's, if the codec rotates; `draws` the client's secret stream for
-        rounding; `told` what the mechanism asks for.
+        rounding and `noise` that for its share of the noise; `told` what the mechanism asks for;
+        `state` the round's.
         """
         ...
 
-    def sent_norm(self, summand: Residues, codec: Codec) -> float:
+    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
         """The norm of the update that one summand [codec.length] holds, for debugging."""
         ...
 
@@ -81,13 +100,43 @@ class PrivacyMechanism(Protocol):
         expected: float,
         noise: Stream,
         rotation: Rotation | None = None,
+        state: State = (),
     ) -> Release:
         """What may be published of the sum; `expected` is the public cohort size."""
         ...
 
-    def event(self) -> DpEvent | None:
-        """What one release costs a client that is in it, before amplification; None: no claim."""
+    def fewest(self, expected: float) -> int:
+        """How many clients must be in a sum for it to be opened at all; 0 if that is up to others.
+
+        `expected` is the public cohort size.
+        """
         ...
+
+    def event(
+        self,
+        *,
+        codec: Codec | None = None,
+        expected: float | None = None,
+        survivors: int | None = None,
+    ) -> DpEvent | None:
+        """What one release costs a client that is in it, before amplification; None: no claim.
+
+        Where clients bring the noise, that depends on the grid and on how many of them survived;
+        left out, `survivors` are the fewest that a sum may have.
+        """
+        ...
+
+
+def clipped(update: torch.Tensor, norm: float) -> torch.Tensor:
+    """The update [d] in float64, shortened to `norm` if it is longer; zero if it is not finite.
+
+    Whether a client had a number that is none must not show in the sum.
+    """
+    vector = update.double()
+    length = float(torch.linalg.vector_norm(vector))
+    if not length < float("inf"):
+        return torch.zeros_like(vector)
+    return vector * (min(1.0, norm / length) if length > 0 else 1.0)
 
 
 class Weights(Component):
@@ -149,7 +198,15 @@ class NoMechanism(Component):
         found: set[Fact] = set() if self.weights.largest is None else {"records"}
         return frozenset(found if self.metrics.train_loss is None else found | {"train_loss"})
 
-    def codec(self, *, dimension: int, summands: int) -> Codec:
+    def init(self) -> State:
+        """None."""
+        return ()
+
+    def fewest(self, expected: float) -> int:
+        """As many as the protocol asks for."""
+        return 0
+
+    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
         """The encoding over [-bound, bound], with the weight and the loss behind the update."""
         aboard: list[Passenger] = []
         if self.weights.largest is not None:
@@ -167,6 +224,8 @@ class NoMechanism(Component):
         rotation: Rotation | None = None,
         draws: Stream | None = None,
         told: Told | None = None,
+        noise: Stream | None = None,
+        state: State = (),
     ) -> Residues:
         """The update [d], cut to the bound, weighted and rounded, and what the client tells."""
         if not self.asks:
@@ -190,7 +249,7 @@ class NoMechanism(Component):
             values["train_loss_count"] = int(loss is not None)
         return values
 
-    def sent_norm(self, summand: Residues, codec: Codec) -> float:
+    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
         """The norm of the update before it was weighted; 0 where its weight is 0."""
         norm = codec.norm(summand)
         if self.weights.largest is None:
@@ -205,6 +264,7 @@ class NoMechanism(Component):
         expected: float,
         noise: Stream,
         rotation: Rotation | None = None,
+        state: State = (),
     ) -> Release:
         """The mean over the clients that are in the sum; zero when there are none."""
         total, side = codec.decode(group.total, rotation=rotation), codec.side(group.total)
@@ -217,7 +277,13 @@ class NoMechanism(Component):
             return Release(total / max(1, len(group.members)), metrics)
         return Release(total * (self.weights.largest / max(1, side["weight"])), metrics)
 
-    def event(self) -> DpEvent | None:
+    def event(
+        self,
+        *,
+        codec: Codec | None = None,
+        expected: float | None = None,
+        survivors: int | None = None,
+    ) -> DpEvent | None:
         """No client-level claim."""
         return None
 
@@ -244,7 +310,15 @@ class CentralGaussian(Component):
         """Nothing."""
         return frozenset()
 
-    def codec(self, *, dimension: int, summands: int) -> Codec:
+    def init(self) -> State:
+        """None."""
+        return ()
+
+    def fewest(self, expected: float) -> int:
+        """As many as the protocol asks for."""
+        return 0
+
+    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
         """The encoding of updates whose norm is at most clip_norm.
 
         Raises:
@@ -260,17 +334,13 @@ class CentralGaussian(Component):
         rotation: Rotation | None = None,
         draws: Stream | None = None,
         told: Told | None = None,
+        noise: Stream | None = None,
+        state: State = (),
     ) -> Residues:
         """The update [d], clipped and rounded: the norm of the summand is at most clip_norm."""
-        vector = update.double()
-        norm = float(torch.linalg.vector_norm(vector))
-        if not norm < float("inf"):  # NaN and infinity alike: such an update becomes zero.
-            vector = torch.zeros_like(vector)
-        elif norm > 0:
-            vector = vector * min(1.0, codec.allowed_norm / norm)
-        return codec.encode(vector, rotation=rotation, draws=draws)
+        return codec.encode(clipped(update, codec.allowed_norm), rotation=rotation, draws=draws)
 
-    def sent_norm(self, summand: Residues, codec: Codec) -> float:
+    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
         """At most clip_norm."""
         return codec.norm(summand)
 
@@ -282,13 +352,20 @@ class CentralGaussian(Component):
         expected: float,
         noise: Stream,
         rotation: Rotation | None = None,
+        state: State = (),
     ) -> Release:
         """(sum + N(0, (noise_multiplier clip_norm)^2)) / expected."""
         total = codec.decode(group.total, rotation=rotation)
         added = torch.from_numpy(noise.normal(len(total)))
         return Release((total + self.noise_multiplier * self.clip_norm * added) / expected)
 
-    def event(self) -> DpEvent | None:
+    def event(
+        self,
+        *,
+        codec: Codec | None = None,
+        expected: float | None = None,
+        survivors: int | None = None,
+    ) -> DpEvent | None:
         """One Gaussian release at this noise multiplier."""
         from dp_accounting import GaussianDpEvent  # slow to import, and hosts never account
 

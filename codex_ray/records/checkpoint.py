@@ -35,6 +35,7 @@ class Checkpoints:
             "run": state.run.hex(),
             "round": state.round,
             "ledgers": [ledger.to_json() for ledger in state.ledgers],
+            "mechanism": list(state.mechanism),
             "totals": state.totals.to_json(),
             "last": state.last.to_json() if state.last is not None else None,
         }
@@ -74,6 +75,7 @@ def _read(file: Path) -> ServerState:
             params=tensors["params"].to(torch.float32),
             optimiser=tensors["optimiser"].to(torch.float64),
             ledgers=[Ledger.from_json(data) for data in about["ledgers"]],
+            mechanism=tuple(float(number) for number in about.get("mechanism", ())),
             totals=Totals.from_json(about["totals"]),
             last=RoundResult(**about["last"]) if about["last"] is not None else None,
         )

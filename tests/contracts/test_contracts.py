@@ -18,6 +18,7 @@ from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp
 from codex_ray.learning.trainers import Sgd
+from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
 from codex_ray.privacy.encoding import Encoding
 from codex_ray.privacy.mechanisms import CentralGaussian, Metrics, NoMechanism, Weights
 from codex_ray.privacy.passengers import Range, Told
@@ -76,8 +77,18 @@ ROTATED = Encoding(bits=20, rounding="stochastic", rotate=True)
         ),
         CentralGaussian(clip_norm=0.5, noise_multiplier=1.0),
         CentralGaussian(clip_norm=0.5, noise_multiplier=1.0, encoding=ROTATED),
+        AdaptiveGaussian(noise_multiplier=1.0, count_noise=2.0),
+        AdaptiveGaussian(noise_multiplier=1.0, count_noise=2.0, encoding=ROTATED),
     ],
-    ids=["none", "none-16-bit", "none-weighted", "gaussian", "gaussian-rotated"],
+    ids=[
+        "none",
+        "none-16-bit",
+        "none-weighted",
+        "gaussian",
+        "gaussian-rotated",
+        "adaptive",
+        "adaptive-rotated",
+    ],
 )
 class TestMechanism:
     def summands(self, mechanism, codec, count: int) -> list[Residues]:
@@ -89,6 +100,8 @@ class TestMechanism:
                 rotation=codec.rotation(RANDOM.public.stream("rotation", 0)),
                 draws=RANDOM.secret.stream("rounding", 0, client),
                 told=Told(records=20 * client, train_loss=0.1 * client),
+                noise=RANDOM.secret.stream("noise share", 0, client),
+                state=mechanism.init(),
             )
             for client, update in enumerate(updates)
         ]
@@ -124,12 +137,15 @@ class TestMechanism:
                 expected=4,
                 noise=RANDOM.secret.stream("r", r),
                 rotation=rotation,
+                state=mechanism.init(),
             )
             for r in (0, 0, 1)
         )
         assert one.update.shape == (6,) and one.update.dtype == torch.float64
         assert torch.equal(one.update, same.update) and one.metrics == same.metrics
         assert torch.equal(one.update, other.update) == (mechanism.event() is None)
+        assert len(one.state) == len(mechanism.init()) and one.state == same.state
+        assert all(number == np.float32(number) for number in one.state)
 
     def test_a_claim_goes_with_equal_weights_and_no_figures_of_the_records(self, mechanism) -> None:
         assert mechanism.event() is None or not mechanism.asks

@@ -10,6 +10,7 @@ import pytest
 
 import codex_ray
 from codex_ray.errors import ConfigError, RunDirectoryError
+from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.state import RoundResult
 from codex_ray.privacy.ledger import epsilon_of
 from codex_ray.records.result import RunResult
@@ -23,7 +24,7 @@ def lines(result: RunResult) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("experiment", ["silos", "devices"])
+@pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive"])
 def test_every_protocol_gives_the_same_model(experiment, request, tmp_path) -> None:
     config = request.getfixturevalue(experiment)
     results = {
@@ -50,7 +51,7 @@ def interrupt_after(rounds: int):
     return watch
 
 
-@pytest.mark.parametrize("experiment", ["silos", "devices"])
+@pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive"])
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_is_the_uninterrupted_one(experiment, after, request, tmp_path) -> None:
     config = request.getfixturevalue(experiment)
@@ -269,3 +270,25 @@ def test_two_processes_cannot_run_one_directory(silos, tmp_path) -> None:
             codex_ray.run(resume=tmp_path / "run")
 
     codex_ray.run(silos, out=tmp_path / "run", watch=meanwhile)
+
+
+@pytest.mark.parametrize("few", [(), (3,), (3, 5)])
+def test_a_cohort_too_small_for_a_secure_sum_is_a_round_of_noise(
+    few, devices, tmp_path, monkeypatch
+) -> None:
+    """It is not drawn again, and its round is not missing: both would show who was there."""
+    found = []
+    for name, cohort in (("few", few), ("nobody", ())):
+        monkeypatch.setattr(PoissonCohorts, "sample", lambda *_, cohort=cohort: cohort)
+        found.append(codex_ray.run(devices | {"rounds": 1}, out=tmp_path / name))
+    (line,) = lines(found[0])
+    assert line["aborted"] is None and line["cohort"] == len(few) and line["survivors"] == 0
+    assert found[0].privacy[0]["releases"] == 1
+    assert found[0].model_sha256 == found[1].model_sha256  # Only the noise has moved it.
+
+
+def test_without_a_claim_such_a_cohort_has_no_sum(devices, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(PoissonCohorts, "sample", lambda *_: (3, 5))
+    devices["federation"]["mechanism"] = {"kind": "none"}
+    (line,) = lines(codex_ray.run(devices | {"rounds": 1}, out=tmp_path / "none"))
+    assert "smallest_cohort" in line["aborted"]

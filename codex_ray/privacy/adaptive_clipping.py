@@ -1,0 +1,176 @@
+"""A clip norm that follows a quantile of the clients' norms, at a price that the event names.
+
+Beside its update each client adds one bit to the sum, whether its update was within the clip norm.
+The noised fraction of ones moves the clip norm of the next round up or down by a factor (Andrew,
+Thakkar, McMahan & Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping",
+algorithm 1). An update is encoded in units of the round's clip norm, so the grid never changes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from codex_ray.errors import ConfigError
+from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.mechanisms import Fact, Release, State, clipped
+from codex_ray.privacy.passengers import Passenger, Told
+from codex_ray.privacy.rotation import Rotation
+from codex_ray.randomness import Stream
+from codex_ray.types import Component, GroupSum, Residues
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+BIT_SENSITIVITY = 0.5
+"""A client moves the sum of (bit - 1/2) by one half, whichever bit it has. Of the sum of the bits
+themselves it would be 1: charging that as one half reports an epsilon that is too small."""
+
+
+class AdaptiveGaussian(Component):
+    """Central Gaussian noise under a clip norm that the rounds learn.
+
+    `noise_multiplier` is that of the whole release, update and bit together: the noise on the
+    update is a little larger, z_update = (z^-2 - (2 count_noise)^-2)^-1/2 (there, theorem 1).
+    """
+
+    kind: Literal["adaptive_gaussian"] = "adaptive_gaussian"
+    noise_multiplier: float = Field(
+        gt=0, description="Noise of a release against one client, as of a single Gaussian."
+    )
+    initial_clip: float = Field(default=0.1, gt=0, description="Clip norm of the first round.")
+    quantile: float = Field(
+        default=0.5, gt=0, lt=1, description="Fraction of updates that should not be clipped."
+    )
+    learning_rate: float = Field(
+        default=0.2, gt=0, description="How fast the clip norm follows, in its logarithm."
+    )
+    count_noise: float | None = Field(
+        default=None,
+        gt=0,
+        description="Standard deviation of the noise on the number of unclipped clients; left out, "
+        "a twentieth of the expected cohort.",
+    )
+    smallest_clip: float = Field(default=1e-6, gt=0, description="The clip norm stays above this.")
+    largest_clip: float = Field(default=1e6, gt=0, description="The clip norm stays below this.")
+    encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AdaptiveGaussian:
+        if not self.smallest_clip <= self.initial_clip <= self.largest_clip:
+            raise ConfigError(
+                f"federation.mechanism.initial_clip is {self.initial_clip:g}, which is not from "
+                f"smallest_clip ({self.smallest_clip:g}) to largest_clip ({self.largest_clip:g})"
+            )
+        return self
+
+    @property
+    def asks(self) -> frozenset[Fact]:
+        """Nothing: the bit follows from the update."""
+        return frozenset()
+
+    def init(self) -> State:
+        """The first clip norm."""
+        return (float(np.float32(self.initial_clip)),)
+
+    def fewest(self, expected: float) -> int:
+        """As many as the protocol asks for."""
+        return 0
+
+    def bit_noise(self, expected: float) -> float:
+        """The standard deviation of the noise on the number of unclipped clients."""
+        return expected / 20 if self.count_noise is None else self.count_noise
+
+    def update_noise(self, expected: float) -> float:
+        """The noise multiplier of the update alone, so that both releases together have theirs.
+
+        Raises:
+            ConfigError: the noise on the count leaves nothing of the budget to the update.
+        """
+        bits = self.bit_noise(expected) / BIT_SENSITIVITY
+        if bits <= self.noise_multiplier:
+            raise ConfigError(
+                f"federation.mechanism.count_noise is {self.bit_noise(expected):g}, with which the "
+                f"count of unclipped clients alone costs more than noise_multiplier "
+                f"{self.noise_multiplier:g} allows: set it above "
+                f"{BIT_SENSITIVITY * self.noise_multiplier:g}"
+            )
+        return float((self.noise_multiplier**-2 - bits**-2) ** -0.5)
+
+    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
+        """The encoding of vectors of norm at most 1, with the bit behind them.
+
+        Raises:
+            ConfigError: the cohort is so large that rounding would eat the clip norm, or the noise
+                on the count is too small.
+        """
+        self.update_noise(summands if expected is None else expected)
+        bit = Passenger("unclipped", 1)
+        return Codec(self.encoding, dimension, summands, 1.0, clip_norm=1.0, aboard=(bit,))
+
+    def encode(
+        self,
+        update: torch.Tensor,
+        codec: Codec,
+        *,
+        rotation: Rotation | None = None,
+        draws: Stream | None = None,
+        told: Told | None = None,
+        noise: Stream | None = None,
+        state: State = (),
+    ) -> Residues:
+        """The update [d] in units of the clip norm, clipped to 1 and rounded, and its bit."""
+        clip_norm = self._clip_norm(state)
+        within = float(torch.linalg.vector_norm(update.double())) <= clip_norm  # false for NaN
+        unit = clipped(update.double() / clip_norm, codec.allowed_norm)
+        bit = {"unclipped": int(within)}
+        return codec.encode(unit, rotation=rotation, draws=draws, values=bit)
+
+    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
+        """At most the round's clip norm."""
+        return codec.norm(summand) * self._clip_norm(state)
+
+    def release(
+        self,
+        group: GroupSum,
+        *,
+        codec: Codec,
+        expected: float,
+        noise: Stream,
+        rotation: Rotation | None = None,
+        state: State = (),
+    ) -> Release:
+        """The noised mean in the units of the update, and the clip norm of the next round."""
+        clip_norm = self._clip_norm(state)
+        total = codec.decode(group.total, rotation=rotation)
+        added = torch.from_numpy(noise.normal(len(total)))
+        centred = codec.side(group.total)["unclipped"] - BIT_SENSITIVITY * len(group.members)
+        noised = centred + self.bit_noise(expected) * float(noise.normal(1)[0])
+        fraction = noised / expected + BIT_SENSITIVITY
+        following = clip_norm * math.exp(-self.learning_rate * (fraction - self.quantile))
+        following = min(max(following, self.smallest_clip), self.largest_clip)
+        return Release(
+            (total + self.update_noise(expected) * added) * (clip_norm / expected),
+            {"clip_norm": clip_norm, "unclipped_fraction": fraction},
+            (float(np.float32(following)),),
+        )
+
+    def event(
+        self,
+        *,
+        codec: Codec | None = None,
+        expected: float | None = None,
+        survivors: int | None = None,
+    ) -> DpEvent | None:
+        """One Gaussian release of the update and the bit together."""
+        from dp_accounting import GaussianDpEvent  # slow to import, and hosts never account
+
+        return GaussianDpEvent(self.noise_multiplier)
+
+    def _clip_norm(self, state: State) -> float:
+        return state[0] if state else self.init()[0]
