@@ -9,6 +9,7 @@ shares of their sums.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TypeAlias
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from codex_ray.errors import ProtocolError
 from codex_ray.randomness import Stream, fresh_secret
+from codex_ray.secagg.packed_decoding import nearest_polynomial, value_at
 from codex_ray.secagg.shamir import PRIME
 from codex_ray.wire import Words
 
@@ -72,6 +74,29 @@ def rebuild(shares: Mapping[int, Words], *, count: int, threshold: int, packing:
         raise ProtocolError("the shares lie on no polynomial: one of them is wrong")
     numbers = _at(known, tuple(range(0, -packing, -1)), values[:threshold]).reshape(-1)[:count]
     return np.where(numbers > PRIME // 2, numbers - PRIME, numbers)
+
+
+def outliers(shares: Mapping[int, Words], *, threshold: int) -> tuple[int, ...]:
+    """Whose shares lie off the polynomials that all the others lie on, in increasing order.
+
+    Up to half as many can be told as came beyond `threshold`. All columns of a share are judged by
+    one combination of them, under weights that follow from the shares: so of wrong shares one in
+    2^31 is overlooked, and `rebuild` then refuses those that are left.
+
+    Raises:
+        ProtocolError: more of them are wrong, so that nobody can say which.
+    """
+    members = tuple(sorted(shares))
+    values = np.stack([shares[one] for one in members]).astype(np.int64)
+    seed = hashlib.sha256(values.astype("<u4").tobytes()).digest()
+    weights = (Stream(seed).words(values.shape[1]) % np.uint64(PRIME)).astype(np.int64)
+    combined = [int(row) for row in (values * weights % PRIME).sum(axis=1) % PRIME]
+    found = nearest_polynomial(members, combined, degree_below=threshold)
+    if found is None:
+        raise ProtocolError("the shares lie on no polynomial: too many of them are wrong")
+    return tuple(
+        one for one, value in zip(members, combined, strict=True) if value_at(found, one) != value
+    )
 
 
 def _uniform(count: int) -> _Field:

@@ -107,8 +107,6 @@ def test_the_clip_norm_finds_the_quantile(quantile, initial) -> None:
         seen.append(state[0])
     settled = np.exp(np.mean(np.log(seen[80:])))
     assert settled == pytest.approx(np.quantile(norms, quantile), rel=0.1)
-        np.quantile(norms, quantile), rel=0.1
-    )
 
 
 def test_it_follows_geometrically_from_the_noised_fraction() -> None:
