@@ -141,7 +141,7 @@ class Assembled:
                 experiment.trainer, self.model, self.dataset, self.randomness.secret
             ),
             mechanism=experiment.federation.mechanism,
-            protocol=experiment.federation.protocol,
+            protocol=experiment.federation.protocol_for(self.dataset.population),
             codec=self.codec,
             randomness=self.randomness,
             debug=experiment.debug,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic import Field
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 
+AnyProtocol: TypeAlias = Clear | Ideal | SecAgg | SecAggPlus | OneShot
+
+
 class Federation(Component):
     """What happens to updates between the clients and the global model."""
 
     sampler: EveryClient | PoissonCohorts | FixedSize = Field(
         default=EveryClient(), discriminator="kind", description="Who takes part in a round."
     )
-    protocol: Clear | Ideal | SecAgg | SecAggPlus | OneShot = Field(
+    protocol: AnyProtocol = Field(
         default=SecAggPlus(), discriminator="kind", description="How summands are added up."
     )
     mechanism: NoMechanism | CentralGaussian | AdaptiveGaussian = Field(
@@ -48,6 +51,14 @@ class Federation(Component):
             summands=max(1, self.sampler.largest(population)),
             expected=self.sampler.expected(population),
         )
+
+    def protocol_for(self, population: int) -> AnyProtocol:
+        """The protocol, with as many survivors needed for a sum as the mechanism needs."""
+        fewest = self.mechanism.fewest(self.sampler.expected(population))
+        if not fewest or isinstance(self.protocol, Clear):
+            return self.protocol
+        asked = max(fewest, self.protocol.fewest_survivors)
+        return self.protocol.model_copy(update={"fewest_survivors": asked})
 
     @property
     def hides_cohorts(self) -> bool:

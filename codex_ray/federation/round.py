@@ -57,6 +57,7 @@ class RoundTrace:
     seconds: dict[str, float] = field(default_factory=dict)
     members: tuple[ClientId, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    privacy: Mapping[str, float] = field(default_factory=dict)
     masks_recovered: int = 0
     would_cost: Mapping[str, float] = field(default_factory=dict)
     aborted: str | None = None
@@ -114,7 +115,7 @@ class Round:
                 ),
                 state=state.mechanism,
             )
-            trace.metrics = released.metrics
+            trace.metrics, trace.privacy = released.metrics, released.privacy
             params, optimiser = federation.algorithm.step(
                 state.params, released.update, state.optimiser
             )
@@ -172,7 +173,7 @@ class Round:
         ready = tuple(c for c in trace.cohort if c not in trace.silent)
         if self.federation.releases_noise_alone(len(trace.cohort)):
             return GroupSum((), no_words(context.dimension, bits=context.bits))
-        session = self.federation.protocol.session(
+        session = self.federation.protocol_for(self.population).session(
             ready, context, enrolment=enrolment, workers=TransportWorkers(self.transport)
         )
         try:

@@ -136,6 +136,7 @@ def _result(
         seconds={stage: round(spent, 4) for stage, spent in trace.seconds.items()},
         epsilon={},
         metrics=dict(trace.metrics),
+        privacy=dict(trace.privacy),
         debug=figures,
         would_cost=dict(trace.would_cost),
     )

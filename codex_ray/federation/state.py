@@ -32,6 +32,8 @@ class RoundResult:
         metrics: what the cohort averaged beside its updates; in rounds that are evaluated also
             those on the pooled test set.
         debug: outside the guarantee; empty unless `debug` is on.
+        privacy: what the release itself tells of clipping and noise, such as its signal-to-noise
+            ratio; nothing in it costs more than the release did.
         would_cost: the operations and bytes of secure aggregation with these dropouts, where the
             sum was taken on trust instead (ideal); else empty.
     """
@@ -49,6 +51,7 @@ class RoundResult:
     metrics: dict[str, float]
     debug: dict[str, float]
     would_cost: dict[str, float] = field(default_factory=dict)
+    privacy: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The round as plain data."""

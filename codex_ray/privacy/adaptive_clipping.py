@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from codex_ray.errors import ConfigError
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanisms import Fact, Release, State, clipped
+from codex_ray.privacy.mechanisms import Fact, Release, State, clipped, signal_to_noise
 from codex_ray.privacy.passengers import Passenger, Told
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Stream
@@ -154,11 +154,14 @@ class AdaptiveGaussian(Component):
         fraction = noised / expected + BIT_SENSITIVITY
         following = clip_norm * math.exp(-self.learning_rate * (fraction - self.quantile))
         following = min(max(following, self.smallest_clip), self.largest_clip)
-        return Release(
-            (total + self.update_noise(expected) * added) * (clip_norm / expected),
-            {"clip_norm": clip_norm, "unclipped_fraction": fraction},
-            (float(np.float32(following)),),
-        )
+        deviation = self.update_noise(expected) * clip_norm / expected
+        update = total * (clip_norm / expected) + deviation * added
+        told = {
+            "clip_norm": clip_norm,
+            "unclipped_fraction": fraction,
+            "signal_to_noise": signal_to_noise(update, deviation),
+        }
+        return Release(update, privacy=told, state=(float(np.float32(following)),))
 
     def event(
         self,

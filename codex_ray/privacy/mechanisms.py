@@ -6,6 +6,7 @@ so that the claim covers what really happens to the vector, its rounding include
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -37,12 +38,25 @@ from what was published, so it is public. Each number is one of float32, as it t
 class Release:
     """What a round publishes: the mean update [d], and cohort means of what rode with it.
 
-    `state` is what the mechanism goes on with.
+    `privacy` has what can be told of clipping and noise from what is published anyway; `state` is
+    what the mechanism goes on with.
     """
 
     update: torch.Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
+    privacy: Mapping[str, float] = field(default_factory=dict)
     state: State = ()
+
+
+def signal_to_noise(update: torch.Tensor, deviation: float) -> float:
+    """How long the mean update [d] is without its noise, over how long the noise is.
+
+    Estimated from the noised update alone, as |update|^2 has d deviation^2 too much in the mean:
+    so it costs nothing. Well below 1, training goes by the average over many rounds.
+    """
+    noise = len(update) * deviation**2
+    square = float(torch.dot(update, update))
+    return math.sqrt(max(0.0, square - noise) / noise)
 
 
 class PrivacyMechanism(Protocol):
@@ -357,7 +371,10 @@ class CentralGaussian(Component):
         """(sum + N(0, (noise_multiplier clip_norm)^2)) / expected."""
         total = codec.decode(group.total, rotation=rotation)
         added = torch.from_numpy(noise.normal(len(total)))
-        return Release((total + self.noise_multiplier * self.clip_norm * added) / expected)
+        deviation = self.noise_multiplier * self.clip_norm
+        update = (total + deviation * added) / expected
+        told = {"signal_to_noise": signal_to_noise(update, deviation / expected)}
+        return Release(update, privacy=told)
 
     def event(
         self,

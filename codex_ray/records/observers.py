@@ -66,6 +66,7 @@ class TensorBoard:
         """Metrics, epsilon, survivors and dropouts, bytes, and seconds for each stage."""
         scalars = {f"metrics/{k}": v for k, v in result.metrics.items()}
         scalars |= {f"privacy/epsilon_{unit}": v for unit, v in result.epsilon.items()}
+        scalars |= {f"privacy/{k}": v for k, v in result.privacy.items()}
         scalars |= {f"seconds/{stage}": v for stage, v in result.seconds.items()}
         scalars |= {f"debug/{k} (outside the guarantee)": v for k, v in result.debug.items()}
         scalars |= {

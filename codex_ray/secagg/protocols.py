@@ -15,7 +15,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal, Protocol
+from dataclasses import replace
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -153,6 +154,12 @@ class Ideal(Component):
         lt=0.5,
         description="fraction of the cohort taken to conspire; sets how many survivors a sum needs",
     )
+    fewest_survivors: int = Field(
+        default=0,
+        ge=0,
+        description="clients without whom no sum is opened, where that is more than the protocol "
+        "needs; a mechanism with noise inside the sum sets it",
+    )
 
     def session(
         self,
@@ -165,6 +172,7 @@ class Ideal(Component):
         """One group: the members that sent a summand, if enough of them then stay."""
         with _aborting():
             minimum = fewest_survivors(len(members), self.assumed_corrupt)
+        minimum = max(minimum, self.fewest_survivors)
         return (yield from run_ideal(members, context, minimum=minimum))
 
     def client(
@@ -228,6 +236,12 @@ class MaskedSum(Component):
     assumed_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="fraction of the cohort that may drop in a round"
     )
+    fewest_survivors: int = Field(
+        default=0,
+        ge=0,
+        description="clients without whom no sum is opened, where that is more than the protocol "
+        "needs; a mechanism with noise inside the sum sets it",
+    )
 
     @property
     def protection(self) -> str:
@@ -250,13 +264,14 @@ class MaskedSum(Component):
             ConfigError: none keep the bounds, or there are fewer members than `smallest_cohort`.
         """
         _check_cohort(members, self.smallest_cohort)
-        return plan(
+        sizes = plan(
             members,
             Assumptions(self.assumed_corrupt, self.assumed_dropout, self.adversary),
             degree=self.degree_for(members),
             threshold=self.threshold,
             keys=self.keys,
         )
+        return _requiring(sizes, self.fewest_survivors)
 
     def client(
         self,
@@ -354,6 +369,12 @@ class OneShot(Component):
         lt=1,
         description="fraction of the committee that may be silent; other dropouts cost nothing",
     )
+    fewest_survivors: int = Field(
+        default=0,
+        ge=0,
+        description="clients without whom no sum is opened, where that is more than the protocol "
+        "needs; a mechanism with noise inside the sum sets it",
+    )
 
     def plan(self, members: int) -> CommitteePlan:
         """The committee of a session with so many members.
@@ -367,10 +388,12 @@ class OneShot(Component):
         packing = self.packing if members > EVERYONE_UP_TO else 1
         while packing > 1:
             try:
-                return plan_committee(members, assumed, packing=packing)
+                found = plan_committee(members, assumed, packing=packing)
+                return _requiring(found, self.fewest_survivors)
             except ConfigError:
                 packing //= 2
-        return plan_committee(members, assumed, packing=1)
+        found = plan_committee(members, assumed, packing=1)
+        return _requiring(found, self.fewest_survivors)
 
     def client(
         self,
@@ -417,6 +440,14 @@ class OneShot(Component):
         """
         self.plan(cohort)
         Modulus.of_sum(cohort, WORD_BITS)
+
+
+_Sizes = TypeVar("_Sizes", Plan, CommitteePlan)
+
+
+def _requiring(sizes: _Sizes, fewest: int) -> _Sizes:
+    """The same sizes, with as many survivors needed as are asked for."""
+    return sizes if fewest <= sizes.minimum else replace(sizes, minimum=fewest)
 
 
 def _check_cohort(members: int, smallest: int) -> None:

@@ -13,7 +13,13 @@ from scipy import stats
 
 from codex_ray.errors import ConfigError
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanisms import CentralGaussian, Metrics, NoMechanism, Weights
+from codex_ray.privacy.mechanisms import (
+    CentralGaussian,
+    Metrics,
+    NoMechanism,
+    Weights,
+    signal_to_noise,
+)
 from codex_ray.privacy.passengers import Range, Told
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import SeedTree
@@ -172,3 +178,10 @@ def test_what_is_asked_for_must_be_told() -> None:
 def test_weights_need_a_declared_range_and_a_range_needs_weights(given) -> None:
     with pytest.raises(ConfigError, match=r"weights.largest: give it with by: records"):
         Weights(**given)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.5, 3.0])
+def test_signal_to_noise_is_told_from_the_noised_update_alone(truth) -> None:
+    signal = torch.full((40_000,), truth, dtype=torch.float64)
+    noised = signal + torch.from_numpy(TREE.stream("snr").normal(40_000))
+    assert signal_to_noise(noised, 1.0) == pytest.approx(truth, abs=0.12 if truth == 0 else 0.03)
