@@ -11,6 +11,13 @@ for 2^-20, the smallest m is taken for which R <= a, where
   once. Together the sets get m + T answers, so one of them gets (m + T)/2 at most, which is R -
   packing: it stays hidden, and no two sums can be subtracted.
 
+That speaks of two whole sets. Answers for different sets may also be weighted so that all but two
+sums cancels, which works where some members heard of one group of clients alone, some of the other,
+and the rest of both. Hence `minimum`: each set has more than half of the honest clients, so no two
+of them are disjoint. Three groups told apart would be more equations than unknowns; for committees
+of up to ten a search finds none (tests/secagg/attacks/test_25_claims.py), which is no proof for
+larger ones.
+
 That R > (m + T)/2 alone is not enough with packing: R - 1 shares then leave one unknown for
 `packing` numbers that are known to be small, and so tell them all.
 

@@ -108,7 +108,7 @@ class OneShotOpening:
     @property
     def sealed_bytes(self) -> int:
         """The length of a sealed share."""
-        return 4 * self.share_words + _TAG_BYTES
+        return sealed_length(self.plan.packing)
 
     def strangers(self, enrolment: Enrolment) -> tuple[ClientId, ...]:
         """Those invited whom the list does not have, looked up once for all who read that list."""
@@ -116,6 +116,11 @@ class OneShotOpening:
             missing = self.member_set - enrolment.entries.keys()
             self._unknown[enrolment.digest] = tuple(sorted(missing))
         return self._unknown[enrolment.digest]
+
+
+def sealed_length(packing: int) -> int:
+    """The bytes of one client's share for one committee member, sealed."""
+    return 4 * share_length(KEY_ELEMENTS, packing) + _TAG_BYTES
 
 
 def committee_of(

@@ -27,6 +27,7 @@ from codex_ray.secagg.cost import Attendance, Operations, count
 from codex_ray.secagg.identity import Enrolment, Membership, SharedWork
 from codex_ray.secagg.lattice import Modulus
 from codex_ray.secagg.one_shot_client import OneShotClient
+from codex_ray.secagg.one_shot_cost import count_one_shot
 from codex_ray.secagg.one_shot_server import run_one_shot
 from codex_ray.secagg.parameters import (
     SMALLEST_COHORT,
@@ -145,6 +146,9 @@ class Ideal(Component):
     """The oracle: what secagg gives for the same survivors, added up by a trusted server."""
 
     kind: Literal["ideal"] = "ideal"
+    stands_for: Literal["secagg_plus", "one_shot"] = Field(
+        default="secagg_plus", description="the protocol whose cost each round reports"
+    )
     protection: ClassVar[str] = "no cryptographic protection: the sum is taken on trust"
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = True
@@ -188,11 +192,13 @@ class Ideal(Component):
         return PlainClient(me, context, summand)
 
     def would_cost(self, seen: Attendance, context: SessionContext) -> Operations:
-        """What the default protocol would have taken for a sum with that attendance.
+        """What the protocol that it stands for would have taken for a sum with that attendance.
 
         Raises:
-            ConfigError: the default protocol has no parameters for so many clients.
+            ConfigError: that protocol has no parameters for so many clients.
         """
+        if self.stands_for == "one_shot":
+            return OneShot(assumed_corrupt=self.assumed_corrupt).would_cost(seen, context)
         real = SecAggPlus(assumed_corrupt=self.assumed_corrupt).plan(seen.advertised)
         return count(real, seen, dimension=context.dimension, bits=context.bits)
 
@@ -431,6 +437,17 @@ class OneShot(Component):
             sizes = self.plan(len(members))
         known = enrolment.digest if enrolment else b""
         return (yield from run_one_shot(members, context, sizes, enrolment=known))
+
+    def would_cost(self, seen: Attendance, context: SessionContext) -> Operations:
+        """What a sum with that attendance would take, the committee dropping like everybody.
+
+        Raises:
+            ConfigError: there are no parameters for so many clients.
+        """
+        sizes = self.plan(seen.advertised)
+        opening = round(sizes.size * seen.unmasked / seen.advertised)
+        spoken = replace(seen, unmasked=opening)
+        return count_one_shot(sizes, spoken, dimension=context.dimension, bits=context.bits)
 
     def check(self, cohort: int) -> None:
         """Nothing, if a committee keeps its bounds for a cohort of that size.

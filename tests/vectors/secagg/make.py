@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "secagg"))
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "secagg")]
 
+from make_one_shot import one_shot_files  # noqa: E402  # after its folder is on the path
 from secagg_replay import Transcript, record  # noqa: E402  # after its folder is on the path
 
 from codex_ray.secagg.messages import AdvertisedKeys  # noqa: E402
@@ -282,6 +283,8 @@ def main() -> None:
         ],
     )
     write("bad_frames", bad_frames())
+    for name, content in one_shot_files().items():
+        write(name, content)
 
 
 if __name__ == "__main__":
