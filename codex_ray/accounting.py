@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codex_ray.experiment import Experiment, check_budget, privacy_events
+from codex_ray.experiment import Experiment, charges, check_budget
 from codex_ray.privacy.events import event_in_words, flatten
-from codex_ray.privacy.ledger import EVERYONE, Ledger, Unit
+from codex_ray.privacy.ledger import EVERYONE
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cost:
     """
 
     rounds: int
-    unit: Unit
+    unit: str
     epsilon: float
     affordable: bool
 
@@ -26,18 +26,18 @@ class Cost:
 def costs(experiment: Experiment) -> Iterator[Cost]:
     """The cost after each round, for each unit, up to the last planned round."""
     budget = experiment.budget.epsilon
-    events = privacy_events(experiment)
-    ledgers = {unit: Ledger(unit, experiment.budget.delta) for unit in events}
+    priced = charges(experiment)
+    ledgers = [charge.ledger(experiment.budget.delta) for charge in priced]
     stopped = False
     for number in range(1, experiment.rounds + 1):
         found = []
-        for unit, ledger in ledgers.items():
-            ledger.charge(events[unit], [EVERYONE])
+        for charge, ledger in zip(priced, ledgers, strict=True):
+            ledger.charge(charge.event(None), [EVERYONE])
             spend = ledger.spends([EVERYONE], assumptions=())[0]
-            found.append((unit, spend.epsilon))
+            found.append((charge.claim.label, spend.epsilon))
         stopped = stopped or any(budget is not None and eps > budget for _, eps in found)
-        for unit, epsilon in found:
-            yield Cost(number, unit, epsilon, not stopped)
+        for label, epsilon in found:
+            yield Cost(number, label, epsilon, not stopped)
 
 
 def claims(experiment: Experiment) -> list[str]:
@@ -48,7 +48,9 @@ def claims(experiment: Experiment) -> list[str]:
     """
     check_budget(experiment)
     found = []
-    for unit, event in privacy_events(experiment).items():
-        inner, count = flatten(event)
-        found.append(f"a {unit} pays {count} x ({event_in_words(inner)}) a round")
+    for charge in charges(experiment):
+        inner, count = flatten(charge.event(None))
+        words = f"{count} x ({event_in_words(inner)})"
+        claim = charge.claim
+        found.append(f"a {claim.unit} pays {words} a round ({claim.name}: {claim.against})")
     return found

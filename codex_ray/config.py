@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from codex_ray.calibrating import asked, calibrated
 from codex_ray.data.unknown_name import did_you_mean
 from codex_ray.errors import ConfigError
 from codex_ray.experiment import Experiment
@@ -110,7 +111,14 @@ def experiment_from(data: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: naming the first wrong field, and how many more there are.
     """
-    return validated(Experiment, parse_number(dict(data)))
+    mapping = parse_number(dict(data))
+    places = asked(mapping)
+    for place in places:
+        mapping = override(mapping, {".".join((*place, "noise_multiplier")): 1.0})
+    experiment = validated(Experiment, mapping)
+    for place in places:
+        experiment = calibrated(experiment, place)
+    return experiment
 
 
 def validated(model: type[Model], data: Mapping[str, Any]) -> Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -16,6 +16,7 @@ from codex_ray.data.python_factory import CheckedDataset, PythonData
 from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.data.tables import CsvFiles
 from codex_ray.errors import ConfigError
+from codex_ray.federation.charges import Charge
 from codex_ray.federation.client import Host
 from codex_ray.federation.faults import FaultyTransport
 from codex_ray.federation.federation import Federation
@@ -27,12 +28,10 @@ from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
 from codex_ray.privacy.codec import Codec
-from codex_ray.privacy.ledger import Ledger, Unit
+from codex_ray.privacy.claims import LOCAL_STEPS
+from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.randomness import Randomness, fresh_secret
 from codex_ray.types import Component
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 GIVEN = "object:"
 CHECKED_CLIENTS = 100
@@ -158,15 +157,26 @@ class Assembled:
             federation=experiment.federation,
             codec=self.codec,
             population=self.dataset.population,
-            events=privacy_events(experiment),
+            charges=self.charges,
             budget=experiment.budget.epsilon,
             randomness=self.randomness,
             transport=transport,
         )
 
+    @property
+    def charges(self) -> list[Charge]:
+        """What one round costs, for each claim."""
+        return charges(self.experiment, codec=self.codec, population=self.dataset.population)
+
+    @property
+    def shortfall(self) -> float:
+        """The part of delta that is the chance of a cohort too small for its sum."""
+        experiment = self.experiment
+        return experiment.federation.shortfall(self.dataset.population, rounds=experiment.rounds)
+
     def first_state(self) -> ServerState:
         """The state before round 0."""
-        seed, delta = self.experiment.seed, self.experiment.budget.delta
+        seed, delta = self.experiment.seed, self.experiment.budget.delta - self.shortfall
         run = (
             fresh_secret(16)
             if seed is None
@@ -177,7 +187,7 @@ class Assembled:
             round=0,
             params=self.initial,
             optimiser=self.experiment.federation.algorithm.init(len(self.initial)),
-            ledgers=[Ledger(unit, delta) for unit in privacy_events(self.experiment)],
+            ledgers=[charge.ledger(delta) for charge in self.charges],
             mechanism=self.experiment.federation.mechanism.init(),
         )
 
@@ -256,15 +266,23 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     )
 
 
-def privacy_events(experiment: Experiment) -> dict[Unit, DpEvent]:
-    """What one round costs, for each unit that the experiment makes a claim for."""
-    record, client = experiment.trainer.event(), experiment.federation.client_event()
-    events: dict[Unit, DpEvent] = {}
+def charges(
+    experiment: Experiment, *, codec: Codec | None = None, population: int | None = None
+) -> list[Charge]:
+    """What one round costs, for each claim that the experiment makes.
+
+    Without `codec` and `population` the data and the model are opened for them, where a claim
+    depends on those.
+    """
+    federation = experiment.federation
+    if isinstance(federation.mechanism, NoiseInside) and codec is None:
+        built = assemble(experiment)
+        codec, population = built.codec, built.dataset.population
+    found = []
+    record = experiment.trainer.event()
     if record is not None:
-        events["record"] = record
-    if client is not None:
-        events["client"] = client
-    return events
+        found.append(Charge(LOCAL_STEPS, lambda _: record, hidden=False))
+    return found + federation.charges(codec=codec, population=population or 1)
 
 
 def check_budget(experiment: Experiment) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 from codex_ray.config import to_yaml
 from codex_ray.experiment import Assembled
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import RoundResult, ServerState
 from codex_ray.federation.transport import Transport
+from codex_ray.privacy.claims import Claim
 from codex_ray.privacy.ledger import EVERYONE, Ledger, PrivacySpend
+from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.observers import Observer, RoundLines, TensorBoard
 from codex_ray.records.result import (
@@ -102,12 +105,13 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
 def all_spends(assembled: Assembled, state: ServerState) -> list[PrivacySpend]:
     """What every holder of every ledger has spent, with the assumptions that it rests on."""
     found = []
-    for ledger in published(assembled, state):
-        words = assumptions(assembled, ledger)
-        if EVERYONE in ledger.paid or ledger.unit == "client":
-            found += ledger.spends((EVERYONE,), assumptions=words)
-        else:
-            found += ledger.spends(range(assembled.dataset.population), assumptions=words)
+    for ledger, charge in zip(published(assembled, state), assembled.charges, strict=True):
+        shared = EVERYONE in ledger.paid or charge.hidden
+        holders = (EVERYONE,) if shared else range(assembled.dataset.population)
+        said = assumptions(assembled, charge.claim)
+        delta = assembled.experiment.budget.delta
+        spends = ledger.spends(holders, assumptions=said)
+        found += [replace(spend, delta=delta) for spend in spends]
     return found
 
 
@@ -118,30 +122,28 @@ def published(assembled: Assembled, state: ServerState) -> list[Ledger]:
     return [ledger.worst() for ledger in state.ledgers]
 
 
-def assumptions(assembled: Assembled, ledger: Ledger) -> tuple[str, ...]:
+def assumptions(assembled: Assembled, claim: Claim) -> tuple[str, ...]:
     """What must be true for the ledger's epsilon to be true, in words."""
     federation = assembled.experiment.federation
     said = [UNSEEDED if assembled.experiment.seed is None else SIMULATION]
-    if ledger.unit == "record":
-        said += [
-            "covers whoever sees every update of this client by itself: no credit is taken for "
-            "secure aggregation, for other clients' noise or for a hidden cohort",
-            "a client pays for the rounds whose sum it is in; dropouts are drawn independently of "
-            "the data",
-        ]
-    else:
+    said += [f"claim {claim.name} covers {claim.against}", *claim.assumes]
+    if claim.neighbours == "zero_out":
+        said.append("neighbouring: the client takes part with an update of zero")
+    if assembled.shortfall and claim.unit == "client":
         said.append(
-            "the coordinator is trusted to add the noise to the sum and to keep the sum to itself"
+            f"delta includes {assembled.shortfall:.1e}, the chance that a cohort of any round is "
+            "too small for its sum"
         )
-    if federation.hides_cohorts:
+    if federation.hides_cohorts and claim.sampling_counts:
         said.append(
             "the cohort of each round stays hidden from whoever reads the result: cohort sizes, "
             "dropouts and bytes in rounds.jsonl and tensorboard/, and all of checkpoint/, are the "
             "coordinator's own and outside the guarantee"
         )
     said.append("test metrics are exact: they cover nobody whose records are in the test set")
-    said.append(
-        "noise is floating-point Gaussian: attacks on its low-order bits are not covered (Mironov "
-        "2012)"
-    )
+    if not isinstance(federation.mechanism, NoiseInside) or claim.unit == "record":
+        said.append(
+            "noise is floating-point Gaussian: attacks on its low-order bits are not covered "
+            "(Mironov 2012)"
+        )
     return tuple(said)

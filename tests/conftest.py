@@ -86,6 +86,16 @@ def adaptive(devices: dict[str, Any]) -> dict[str, Any]:
     return devices | {"federation": devices["federation"] | {"mechanism": mechanism}}
 
 
+@pytest.fixture
+def inside(devices: dict[str, Any]) -> dict[str, Any]:
+    """The same forty clients, all in every round, who bring the noise themselves."""
+    federation = devices["federation"] | {
+        "sampler": {"kind": "all"},
+        "mechanism": {"kind": "skellam", "clip_norm": 0.5, "noise_multiplier": 1.0},
+    }
+    return devices | {"federation": federation}
+
+
 @pytest.fixture(scope="module")
 def ray_local() -> Iterator[None]:
     """One Ray of two CPUs for the module, on loopback, ended with it."""

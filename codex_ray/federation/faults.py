@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pydantic import Field
@@ -34,6 +35,12 @@ class Dropouts(Component):
     def any(self) -> bool:
         """Whether anyone can drop out at all."""
         return any((self.before_keys, self.after_keys, self.after_shares, self.after_masked_input))
+
+    @property
+    def chance(self) -> float:
+        """The chance of a client to be missing from a sum, or from its unmasking."""
+        points = (self.before_keys, self.after_keys, self.after_shares, self.after_masked_input)
+        return 1 - math.prod(1 - chance for chance in points)
 
     def silent_from(self, client: ClientId, round: int, public: SeedTree) -> Stage | None:
         """The first stage that the client does not answer in this round; None: it stays."""

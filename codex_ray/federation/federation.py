@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic import Field
 
 from codex_ray.errors import ConfigError
 from codex_ray.federation.algorithms import FedAvg
+from codex_ray.federation.charges import Charge, Survivors
 from codex_ray.federation.faults import Dropouts
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
+from codex_ray.privacy.claims import CENTRAL, DISTRIBUTED, DISTRIBUTED_OUTSIDE, LOCAL_CLIENT
 from codex_ray.privacy.codec import Codec
-from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
+from codex_ray.privacy.local_gaussian import LocalGaussian
+from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism, PrivacyMechanism
+from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, NoiseInside, SkellamNoise
 from codex_ray.secagg.parameters import SMALLEST_COHORT
 from codex_ray.secagg.protocols import Clear, Ideal, OneShot, SecAgg, SecAggPlus
 from codex_ray.types import Component
@@ -21,6 +26,12 @@ from codex_ray.types import Component
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
+
+SHORTFALL = 0.1
+"""How much of delta may be the chance that a cohort is too small, where noise is added at the end.
+"""
+SHORTFALL_INSIDE = 0.01
+"""The same where clients bring the noise."""
 
 AnyProtocol: TypeAlias = Clear | Ideal | SecAgg | SecAggPlus | OneShot
 
@@ -34,9 +45,14 @@ class Federation(Component):
     protocol: AnyProtocol = Field(
         default=SecAggPlus(), discriminator="kind", description="How summands are added up."
     )
-    mechanism: NoMechanism | CentralGaussian | AdaptiveGaussian = Field(
-        default=NoMechanism(), discriminator="kind", description="How a sum is released."
-    )
+    mechanism: (
+        NoMechanism
+        | CentralGaussian
+        | AdaptiveGaussian
+        | DiscreteGaussianNoise
+        | SkellamNoise
+        | LocalGaussian
+    ) = Field(default=NoMechanism(), discriminator="kind", description="How a sum is released.")
     algorithm: FedAvg = Field(
         default=FedAvg(), description="How a released update moves the parameters."
     )
@@ -63,17 +79,21 @@ class Federation(Component):
     @property
     def hides_cohorts(self) -> bool:
         """Whether the claim rests on nobody learning who was in a round."""
-        return self.mechanism.kind != "none" and self.sampler.kind != "all"
+        if isinstance(self.mechanism, NoMechanism | LocalGaussian):
+            return False
+        return self.sampler.kind != "all"
 
     def releases_noise_alone(self, cohort: int) -> bool:
         """Whether a cohort of that size is a round whose sum counts as zero, and is released.
 
-        An empty one always is. Under central noise one too small for a secure sum is as well: that
-        it was drawn again, or that its round is missing, would show who was there.
+        Under central noise one too small for a secure sum is: that it was drawn again, or that its
+        round is missing, would show who was there. An empty one is wherever nothing is needed.
         """
+        if isinstance(self.mechanism, NoiseInside):
+            return False
         if cohort == 0:
             return True
-        if self.mechanism.kind == "none" or self.mechanism.fewest(1.0):
+        if not isinstance(self.mechanism, CentralGaussian | AdaptiveGaussian):
             return False
         try:
             self.protocol.check(cohort)
@@ -81,10 +101,27 @@ class Federation(Component):
             return True
         return False
 
-    def client_event(self) -> DpEvent | None:
-        """What one round costs a client; None when no client-level claim is made."""
-        inner = self.mechanism.event()
-        return None if inner is None else self.sampler.event(inner)
+    def charges(self, *, codec: Codec | None, population: int) -> list[Charge]:
+        """What a round costs a client, for each claim that is made; none without a mechanism.
+
+        `codec` is needed where clients bring the noise.
+        """
+        mechanism, sampler = self.mechanism, self.sampler
+        if isinstance(mechanism, NoMechanism):
+            return []
+        price = partial(_price, mechanism, codec, sampler.expected(population))
+        if isinstance(mechanism, LocalGaussian):
+            return [Charge(LOCAL_CLIENT, price, hidden=False)]
+
+        def amplified(survivors: Survivors) -> DpEvent:
+            return sampler.event(price(survivors))
+
+        if not isinstance(mechanism, NoiseInside):
+            return [Charge(CENTRAL, amplified, hidden=True)]
+        found = [Charge(DISTRIBUTED, price, hidden=False)]
+        if isinstance(sampler, PoissonCohorts):
+            found.append(Charge(DISTRIBUTED_OUTSIDE, amplified, hidden=True))
+        return found
 
     def check(self, population: int, *, rounds: int, delta: float) -> None:
         """Refuses what cannot run on this population, before anything does.
@@ -100,15 +137,72 @@ class Federation(Component):
             raise ConfigError("data.clients is 0: a federation needs a client")
         self.sampler.check(population)
         self.protocol.check(math.floor(self.sampler.expected(population)))
-        if self.mechanism.kind == "none":
+        if isinstance(self.mechanism, NoMechanism | LocalGaussian):
             return
-        if isinstance(self.sampler, FixedSize):
-            self.client_event()
-        if self.protocol.kind != "clear":
-            small = self.sampler.chance_below(SMALLEST_COHORT, population)
-            if rounds * small > delta / 10:
-                raise ConfigError(
-                    f"federation.sampler: a cohort is smaller than {SMALLEST_COHORT} with "
-                    f"probability {small:.1e} a round, and a round without a sum shows who was "
-                    "there: raise the rate or the population"
-                )
+        if isinstance(self.mechanism, NoiseInside):
+            self._check_noise_inside(self.mechanism, population)
+        elif isinstance(self.sampler, FixedSize):
+            self.sampler.event(self.mechanism.event())
+        small = self.shortfall(population, rounds=rounds)
+        share = SHORTFALL_INSIDE if isinstance(self.mechanism, NoiseInside) else SHORTFALL
+        if small > share * delta:
+            raise ConfigError(
+                f"federation.sampler: in {rounds} rounds a cohort is too small with probability "
+                f"{small:.1e}, which may be at most {share:g} of delta, because the round shows "
+                f"it: {self._larger_cohorts()}"
+            )
+
+    def _larger_cohorts(self) -> str:
+        remedy = "raise the rate or the population"
+        if isinstance(self.mechanism, NoiseInside):
+            remedy += ", or federation.mechanism.assumed_dropout, which lowers how many are needed"
+        return remedy
+
+    def shortfall(self, population: int, *, rounds: int) -> float:
+        """The probability that a cohort of any round is too small for its sum.
+
+        It is part of the delta of a client-level claim. An empty cohort is released like any other
+        under central noise; where clients bring the noise there would be none.
+        """
+        if isinstance(self.mechanism, NoiseInside):
+            needed = self.mechanism.fewest(self.sampler.expected(population))
+            return rounds * self.sampler.chance_below(needed, population)
+        if self.protocol.kind == "clear" or isinstance(self.mechanism, NoMechanism | LocalGaussian):
+            return 0.0
+        below = self.sampler.chance_below
+        return rounds * (below(SMALLEST_COHORT, population) - below(1, population))
+
+    def _check_noise_inside(self, mechanism: NoiseInside, population: int) -> None:
+        """Refuses what would leave the noise of too few clients in a sum, or of one alone.
+
+        Raises:
+            ConfigError: it names the field and the remedy.
+        """
+        if isinstance(self.protocol, Clear):
+            raise ConfigError(
+                "federation.protocol.kind is clear, which shows every client's update under a "
+                f"part of the noise only: use secagg_plus with mechanism.kind {self.mechanism.kind}"
+            )
+        if mechanism.assumed_corrupt < self.protocol.assumed_corrupt:
+            raise ConfigError(
+                f"federation.mechanism.assumed_corrupt is {mechanism.assumed_corrupt:g}, but the "
+                f"protocol takes {self.protocol.assumed_corrupt:g} of a cohort to conspire: their "
+                "noise cannot count, raise it to that"
+            )
+        mechanism.honest(self.sampler.expected(population))
+        lost = self.dropouts.chance
+        if lost > mechanism.assumed_dropout:
+            raise ConfigError(
+                f"federation.dropouts lose {lost:.3g} of a cohort, but the mechanism opens no sum "
+                f"that lacks more than assumed_dropout ({mechanism.assumed_dropout:g}): no round "
+                "would be likely to have a sum, raise federation.mechanism.assumed_dropout"
+            )
+
+
+def _price(
+    mechanism: PrivacyMechanism, codec: Codec | None, expected: float, survivors: Survivors
+) -> DpEvent:
+    """What a release over so many survivors costs one of them."""
+    event = mechanism.event(codec=codec, expected=expected, survivors=survivors)
+    assert event is not None  # A mechanism without a claim has no charge.
+    return event

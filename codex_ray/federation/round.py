@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from codex_ray.errors import ConfigError, ProtocolError, SumAborted
+from codex_ray.federation.charges import Charge, Survivors
 from codex_ray.federation.federation import Federation
 from codex_ray.federation.folding import weight_of
 from codex_ray.federation.messages import (
@@ -23,10 +22,10 @@ from codex_ray.federation.messages import (
     Trained,
     TrainTask,
 )
-from codex_ray.federation.state import ServerState, holders_of
+from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Transport, TransportWorkers
 from codex_ray.privacy.codec import Codec
-from codex_ray.privacy.ledger import Ledger, Unit
+from codex_ray.privacy.ledger import Ledger
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import Randomness
 from codex_ray.secagg.cost import Attendance
@@ -35,10 +34,6 @@ from codex_ray.secagg.protocols import Ideal
 from codex_ray.secagg.trips import add_up
 from codex_ray.types import ClientId, GroupSum, SessionContext, SessionResult, Stage
 from codex_ray.wire import Message, frames_of, kind_of, read_frame
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
 
 LOG = logging.getLogger(__name__)
 
@@ -79,7 +74,7 @@ class Round:
     federation: Federation
     codec: Codec
     population: int
-    events: Mapping[Unit, DpEvent]
+    charges: Sequence[Charge]
     budget: float | None
     randomness: Randomness
     transport: Transport
@@ -133,9 +128,8 @@ class Round:
         Raises:
             BudgetSpent: somebody cannot; nothing was asked of anyone.
         """
-        for ledger in state.ledgers:
-            holders = holders_of(ledger, cohort)
-            event = self.events[ledger.unit]
+        for ledger, charge in zip(state.ledgers, self.charges, strict=True):
+            event, holders = charge.event(None), charge.holders(cohort)
             if self.budget is not None and not ledger.affords(event, holders, self.budget):
                 raise BudgetSpent(
                     f"round {state.round} could take the {ledger.unit}-level epsilon past the "
@@ -234,13 +228,21 @@ class Round:
         paid nothing. What an abandoned session showed depends on where it stopped: the reservation
         stands.
         """
-        return self._charged(ledgers, trace.cohort if trace.aborted else trace.members)
+        if trace.aborted:
+            return self._charged(ledgers, trace.cohort)
+        return self._charged(ledgers, trace.members, survivors=len(trace.members))
 
-    def _charged(self, ledgers: list[Ledger], clients: tuple[ClientId, ...]) -> list[Ledger]:
+    def _charged(
+        self,
+        ledgers: list[Ledger],
+        clients: tuple[ClientId, ...],
+        *,
+        survivors: Survivors = None,
+    ) -> list[Ledger]:
         """Copies of the ledgers in which a round of `clients` is paid for."""
         charged = deepcopy(ledgers)
-        for ledger in charged:
-            ledger.charge(self.events[ledger.unit], holders_of(ledger, clients))
+        for ledger, charge in zip(charged, self.charges, strict=True):
+            ledger.charge(charge.event(survivors), charge.holders(clients))
         return charged
 
     def debug_figures(self, trace: RoundTrace) -> dict[str, float]:

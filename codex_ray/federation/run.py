@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from codex_ray.errors import HostLost
 from codex_ray.federation.round import BudgetSpent, Round, RoundTrace
 from codex_ray.federation.state import RoundResult, ServerState, Totals, count_dropped
+from codex_ray.types import ClientId
 
 Evaluate = Callable[[torch.Tensor], dict[str, float]]
 
@@ -67,7 +68,8 @@ class Run:
             except BudgetSpent:
                 return
             figures = self.round.debug_figures(trace) if self.debug else {}
-            state.last = _result(state, trace, attempts, figures)
+            paid = self._charged(state.totals.unsettled, trace)
+            state.last = _result(state, trace, attempts, figures, charged=paid)
             state.totals = self._added(state.totals, trace, time.perf_counter() - started)
             self.journal.save(state)
             yield state, self._measured(state, state.last)
@@ -83,6 +85,7 @@ class Run:
             cohort = self.round.sample(state)
             reserved = self.round.reserve(state, cohort)
             if not self.replayable:
+                reserved = replace(reserved, totals=_unsettled(state.totals, cohort))
                 self.journal.save(reserved)
             try:
                 after, trace = self.round.run(state, cohort=cohort, attempt=attempt)
@@ -99,13 +102,37 @@ class Run:
         if state.round != self.rounds and state.round % self.evaluate_every:
             return result
         started = time.perf_counter()
-        epsilon = {str(ledger.unit): ledger.largest() for ledger in state.ledgers}
+        epsilon = {
+            charge.claim.label: ledger.largest()
+            for ledger, charge in zip(state.ledgers, self.round.charges, strict=True)
+        }
         metrics = {**result.metrics, **self.evaluate(state.params)}
         spent = {"evaluate": round(time.perf_counter() - started, 4)}
         return replace(result, metrics=metrics, epsilon=epsilon, seconds=result.seconds | spent)
 
+    def _charged(self, unsettled: list[list[ClientId]], trace: RoundTrace) -> list[dict[str, Any]]:
+        """Who paid for a round: the cohorts of lost attempts, and those of the one that ended it.
+
+        Who that was is told only where a client has a ledger of its own, and no claim rests on
+        nobody knowing.
+        """
+        told = not self.round.federation.hides_cohorts and not all(
+            charge.hidden for charge in self.round.charges
+        )
+        lost = [(None, cohort) for cohort in unsettled]
+        last = (None, trace.cohort) if trace.aborted else (len(trace.members), trace.members)
+        return [
+            {
+                "survivors": survivors,
+                "clients": len(clients),
+                "members": list(clients) if told else None,
+            }
+            for survivors, clients in [*lost, last]
+        ]
+
     def _added(self, totals: Totals, trace: RoundTrace, seconds: float) -> Totals:
         after = deepcopy(totals)
+        after.unsettled = []
         after.dropped += len(trace.silent)
         after.aborted += trace.aborted is not None
         after.masks_recovered += trace.masks_recovered
@@ -122,6 +149,8 @@ def _result(
     trace: RoundTrace,
     attempts: int,
     figures: dict[str, float],
+    *,
+    charged: list[dict[str, Any]],
 ) -> RoundResult:
     sent = trace.bytes_up.values()
     return RoundResult(
@@ -139,4 +168,10 @@ def _result(
         privacy=dict(trace.privacy),
         debug=figures,
         would_cost=dict(trace.would_cost),
+        charged=charged,
     )
+
+
+def _unsettled(totals: Totals, cohort: tuple[ClientId, ...]) -> Totals:
+    """The totals while one more cohort has paid for a round that has not ended."""
+    return replace(totals, unsettled=[*totals.unsettled, list(cohort)])

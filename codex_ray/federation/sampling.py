@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
+from scipy.special import bdtr
 
 from codex_ray.errors import ConfigError
 from codex_ray.randomness import Stream
@@ -37,7 +38,7 @@ class Sampler(Protocol):
         ...
 
     def chance_below(self, size: int, population: int) -> float:
-        """The probability that a non-empty cohort has fewer than `size` clients."""
+        """The probability that a cohort has fewer than `size` clients."""
         ...
 
     def event(self, inner: DpEvent) -> DpEvent:
@@ -68,7 +69,7 @@ class EveryClient(Component):
 
     def chance_below(self, size: int, population: int) -> float:
         """0 or 1: every cohort is the population."""
-        return float(0 < population < size)
+        return float(population < size)
 
     def event(self, inner: DpEvent) -> DpEvent:
         """`inner`, unchanged."""
@@ -98,11 +99,8 @@ class PoissonCohorts(Component):
         return min(population, math.ceil(mean + 10 * math.sqrt(mean) + 30))
 
     def chance_below(self, size: int, population: int) -> float:
-        """The binomial probability of 1 to size - 1; an empty cohort is released like any other."""
-        return sum(
-            math.comb(population, k) * self.rate**k * (1 - self.rate) ** (population - k)
-            for k in range(1, min(size, population + 1))
-        )
+        """The binomial probability of 0 to size - 1."""
+        return float(bdtr(size - 1, population, self.rate)) if size > 0 else 0.0
 
     def event(self, inner: DpEvent) -> DpEvent:
         """`inner` under Poisson sampling at this rate."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from codex_ray.privacy.ledger import EVERYONE, Ledger
+from codex_ray.privacy.ledger import Ledger
 from codex_ray.privacy.mechanisms import State
 from codex_ray.types import ClientId, Stage
 
@@ -36,6 +36,10 @@ class RoundResult:
             ratio; nothing in it costs more than the release did.
         would_cost: the operations and bytes of secure aggregation with these dropouts, where the
             sum was taken on trust instead (ideal); else empty.
+        charged: who paid for the round, from which its ledgers can be rebuilt: an entry for each
+            attempt that was lost and still has to be paid for, and one for how the round ended.
+            `survivors` is how many the event was made for, None for the fewest that there may be;
+            `clients` is how many paid, and `members` who: None where the cohort stays hidden.
     """
 
     round: int
@@ -52,6 +56,7 @@ class RoundResult:
     debug: dict[str, float]
     would_cost: dict[str, float] = field(default_factory=dict)
     privacy: dict[str, float] = field(default_factory=dict)
+    charged: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The round as plain data."""
@@ -63,7 +68,8 @@ class Totals:
     """What a run has added up, for its result.
 
     `bytes_up` has each client's bytes, and stays empty where cohorts must stay hidden: how much a
-    client sent tells in how many rounds it was.
+    client sent tells in how many rounds it was. `unsettled` has the cohorts that have paid for an
+    attempt at the coming round which was lost, or is still under way.
     """
 
     dropped: int = 0
@@ -72,6 +78,7 @@ class Totals:
     seconds: float = 0.0
     bytes_total: int = 0
     bytes_up: dict[ClientId, int] = field(default_factory=dict)
+    unsettled: list[list[ClientId]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The totals as plain data."""
@@ -113,8 +120,3 @@ def count_dropped(silent: dict[ClientId, Stage]) -> dict[str, int]:
     """How many fell silent at each stage, in the order of the stages."""
     counts = Counter(silent.values())
     return {stage.name.lower(): counts[stage] for stage in sorted(counts)}
-
-
-def holders_of(ledger: Ledger, clients: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
-    """Whose entry in this ledger pays for a round of `clients`."""
-    return (EVERYONE,) if ledger.unit == "client" else clients

@@ -19,6 +19,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
 from codex_ray.privacy.mechanisms import Fact, Release, State, clipped, signal_to_noise
+from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.privacy.passengers import Passenger, Told
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Stream
@@ -40,8 +41,8 @@ class AdaptiveGaussian(Component):
     """
 
     kind: Literal["adaptive_gaussian"] = "adaptive_gaussian"
-    noise_multiplier: float = Field(
-        gt=0, description="Noise of a release against one client, as of a single Gaussian."
+    noise_multiplier: NoiseMultiplier = Field(
+        description="Noise of a release against one client, as of a single Gaussian."
     )
     initial_clip: float = Field(default=0.1, gt=0, description="Clip norm of the first round.")
     quantile: float = Field(

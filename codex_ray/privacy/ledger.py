@@ -1,43 +1,44 @@
 """The ledger: which events each holder of data has paid, and the epsilon that they add up to.
 
 There is one ledger for each unit (record or client), and they are never merged: the two say
-different things about different people. The reported epsilon is that of dp_accounting's PLD
-accountant; its RDP accountant, which composes by adding, is the cheap first answer to whether a
-budget holds, and the cross-check. RDP
-never reports less than PLD.
+different things about different people. How an epsilon is found is told in `accountants`: exactly
+(PLD) where that can be done, by Renyi bounds (RDP) elsewhere. The Renyi bound, which composes by
+adding, is also the running meter: the cheap first answer to whether a budget holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from codex_ray.errors import PrivacyError
-from codex_ray.privacy.events import event_from_json, event_in_words, event_to_json, flatten
+from codex_ray.privacy.accountants import (
+    AccountantName,
+    account,
+    accountant_in_words,
+    accountant_named,
+    renyi_of,
+)
+from codex_ray.privacy.events import (
+    Entries,
+    Relation,
+    check_relation,
+    event_from_json,
+    event_in_words,
+    event_to_json,
+    flatten,
+)
 from codex_ray.types import ClientId
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-DISCRETISATIONS = (1e-3, 1e-4, 1e-5)
-ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
-"""Integer orders have a closed form; fractional ones are slow, and do not always converge."""
+__all__ = ["EVERYONE", "Ledger", "PrivacySpend", "Unit", "accountant_in_words", "accounted"]
+
 EVERYONE = -1
 """The holder of a client-level ledger: one entry stands for every client alike."""
 
 Unit = Literal["record", "client"]
-Entries: TypeAlias = "tuple[tuple[DpEvent, int], ...]"
-
-
-def accountant_in_words(discretisation: float = DISCRETISATIONS[0]) -> str:
-    """Which accountant gave an epsilon, with its version and grid."""
-    return f"PLD (dp-accounting {version('dp-accounting')}, discretisation {discretisation:g})"
 
 
 @dataclass(frozen=True)
@@ -59,61 +60,32 @@ class PrivacySpend:
         return asdict(self)
 
 
-@lru_cache(maxsize=4096)
-def accounted(entries: Entries, delta: float) -> tuple[float, float]:
-    """(epsilon, discretisation) of the composed `entries` at `delta`, add-or-remove-one, by PLD.
-
-    The discretisation is refined by tens for as long as PLD comes out above RDP, which is an upper
-    bound itself: then the grid, and not the mechanism, makes the number. Infinite without noise.
-
-    Raises:
-        PrivacyError: at the finest grid the two still disagree by more than 1 %.
-    """
-    bound = epsilon_bound(entries, delta)
-    for discretisation in DISCRETISATIONS:
-        epsilon = _pld(entries, delta, discretisation)
-        if epsilon <= bound * 1.01:
-            return epsilon, discretisation
-    raise PrivacyError(
-        f"PLD gives epsilon {epsilon:.4f} where RDP proves {bound:.4f}: no discretisation down to "
-        f"{discretisation:g} is fine enough for this ledger"
-    )
+def accounted(
+    entries: Entries, delta: float, *, relation: Relation = "add_or_remove_one"
+) -> tuple[float, float | None]:
+    """(epsilon, discretisation or None) of the composed `entries` at `delta`: see `account`."""
+    found = account(entries, delta, relation=relation)
+    return found.epsilon, found.discretisation
 
 
-def epsilon_of(entries: Entries, delta: float) -> float:
-    """The epsilon that is reported for `entries`: see `accounted`."""
-    return accounted(entries, delta)[0] if entries else 0.0
+def epsilon_of(
+    entries: Entries,
+    delta: float,
+    *,
+    relation: Relation = "add_or_remove_one",
+    accountant: AccountantName = "pld",
+) -> float:
+    """The epsilon that is reported for `entries`: see `account`."""
+    return account(entries, delta, relation=relation, accountant=accountant).epsilon
 
 
-def _pld(entries: Entries, delta: float, discretisation: float) -> float:
-    from dp_accounting import NeighboringRelation  # slow to import, and hosts never account
-    from dp_accounting.pld import PLDAccountant
-
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, discretisation)
-    for event, count in entries:
-        accountant.compose(event, count)
-    return float(accountant.get_epsilon(delta))
-
-
-@lru_cache(maxsize=256)
-def _rdp_curve(event: DpEvent) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.rdp import RdpAccountant
-
-    accountant = RdpAccountant(ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
-    accountant.compose(event)
-    return np.asarray(accountant.orders), np.asarray(accountant.rdp)
-
-
-def epsilon_bound(entries: Entries, delta: float) -> float:
+def epsilon_bound(
+    entries: Entries, delta: float, *, relation: Relation = "add_or_remove_one"
+) -> float:
     """The RDP epsilon of the same composition: an upper bound that is cheap to have."""
-    from dp_accounting.rdp import compute_epsilon
+    from codex_ray.privacy.renyi import epsilon_from
 
-    if not entries:
-        return 0.0
-    orders = _rdp_curve(entries[0][0])[0]
-    total = np.sum([count * _rdp_curve(event)[1] for event, count in entries], axis=0)
-    return float(compute_epsilon(orders, total, delta)[0])
+    return epsilon_from(renyi_of(entries, relation), delta)[0] if entries else 0.0
 
 
 def _within(counts: frozenset[tuple[DpEvent, int]], other: frozenset[tuple[DpEvent, int]]) -> bool:
@@ -130,11 +102,22 @@ class Ledger:
         unit: what one entry protects.
         delta: the delta at which epsilon is stated.
         paid: holder -> event -> count. A client-level ledger has the one holder `EVERYONE`.
+        relation: what counts as a neighbour; an event that is not known under it is refused.
+        accountant: `pld`, or `rdp` for Renyi bounds throughout.
+
+    Raises:
+        PrivacyError: no accountant has that name.
     """
 
     unit: Unit
     delta: float
     paid: dict[ClientId, dict[DpEvent, int]] = field(default_factory=dict)
+    relation: Relation = "add_or_remove_one"
+    accountant: AccountantName = "pld"
+
+    def __post_init__(self) -> None:
+        """Refuses an accountant that there is not."""
+        accountant_named(self.accountant)
 
     def entries(self, holder: ClientId, *, extra: DpEvent | None = None) -> Entries:
         """The holder's events and counts, with `extra` once more, as they were first paid."""
@@ -148,15 +131,20 @@ class Ledger:
         """Whether every holder could pay `event` once more and stay within the epsilon `budget`."""
         for entries in {self.entries(holder, extra=event) for holder in holders}:
             # The reported epsilon may lie a hundredth above the bound, and it is what must fit.
-            if epsilon_bound(entries, self.delta) * 1.01 <= budget:
+            if epsilon_bound(entries, self.delta, relation=self.relation) * 1.01 <= budget:
                 continue
-            if epsilon_of(entries, self.delta) > budget:
+            if self._epsilon(entries) > budget:
                 return False
         return True
 
     def charge(self, event: DpEvent, holders: Iterable[ClientId]) -> None:
-        """Writes down that each of `holders` has paid `event`."""
+        """Writes down that each of `holders` has paid `event`.
+
+        Raises:
+            PrivacyError: nothing is known of the event under the ledger's relation.
+        """
         inner, times = flatten(event)
+        check_relation(inner, self.relation)
         for holder in holders:
             counts = self.paid.setdefault(holder, {})
             counts[inner] = counts.get(inner, 0) + times
@@ -169,7 +157,12 @@ class Ledger:
             for counts in all_counts
             if not any(counts != other and _within(counts, other) for other in all_counts)
         ]
-        return max((epsilon_of(entries, self.delta) for entries in most), default=0.0)
+        return max((self._epsilon(entries) for entries in most), default=0.0)
+
+    def _epsilon(self, entries: Entries) -> float:
+        return account(
+            entries, self.delta, relation=self.relation, accountant=self.accountant
+        ).epsilon
 
     def spends(
         self, holders: Iterable[ClientId], *, assumptions: tuple[str, ...]
@@ -183,15 +176,15 @@ class Ledger:
 
     def _spend(self, holder: ClientId, assumptions: tuple[str, ...]) -> PrivacySpend:
         entries = self.entries(holder)
-        epsilon, grid = accounted(entries, self.delta) if entries else (0.0, DISCRETISATIONS[0])
+        found = account(entries, self.delta, relation=self.relation, accountant=self.accountant)
         sampling = "; ".join(f"{count} x {event_in_words(event)}" for event, count in entries)
         return PrivacySpend(
             unit=self.unit,
             client=None if holder == EVERYONE else holder,
-            epsilon=epsilon,
+            epsilon=found.epsilon,
             delta=self.delta,
-            accountant=accountant_in_words(grid),
-            neighbouring_relation="add_or_remove_one",
+            accountant=found.words,
+            neighbouring_relation=self.relation,
             sampling=sampling or "nothing released",
             releases=sum(count for _, count in entries),
             assumptions=assumptions,
@@ -203,13 +196,15 @@ class Ledger:
         for paid in self.paid.values():
             for event, count in paid.items():
                 counts[event] = max(count, counts.get(event, 0))
-        return Ledger(self.unit, self.delta, {EVERYONE: counts})
+        return Ledger(self.unit, self.delta, {EVERYONE: counts}, self.relation, self.accountant)
 
     def to_json(self) -> dict[str, Any]:
         """The ledger as plain data, for a checkpoint."""
         return {
             "unit": self.unit,
             "delta": self.delta,
+            "relation": self.relation,
+            "accountant": self.accountant,
             "paid": [
                 [holder, [[event_to_json(e), n] for e, n in counts.items()]]
                 for holder, counts in sorted(self.paid.items())
@@ -223,4 +218,7 @@ class Ledger:
             int(holder): {event_from_json(e): int(n) for e, n in counts}
             for holder, counts in data["paid"]
         }
-        return cls(data["unit"], float(data["delta"]), paid)
+        relation = data.get("relation", "add_or_remove_one")
+        return cls(
+            data["unit"], float(data["delta"]), paid, relation, data.get("accountant", "pld")
+        )

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from codex_ray.errors import ConfigError
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.privacy.passengers import Passenger, Range, Told
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Stream
@@ -314,8 +315,8 @@ class CentralGaussian(Component):
 
     kind: Literal["gaussian"] = "gaussian"
     clip_norm: float = Field(gt=0, description="Largest Euclidean norm of one client's update.")
-    noise_multiplier: float = Field(
-        gt=0, description="Standard deviation of the noise on the sum, in units of clip_norm."
+    noise_multiplier: NoiseMultiplier = Field(
+        description="Standard deviation of the noise on the sum, in units of clip_norm."
     )
     encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
+import time
+
 import dp_accounting as dp
+import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
-from dp_accounting.rdp import RdpAccountant
+from opacus.accountants import PRVAccountant as OpacusPrv
 from opacus.accountants import RDPAccountant as OpacusRdp
 
 from codex_ray.errors import PrivacyError
 from codex_ray.learning.batches import PoissonBatches
-from codex_ray.privacy.events import event_from_json, event_to_json, flatten
+from codex_ray.privacy.accountants import _account, account
+from codex_ray.privacy.distributed_events import DiscreteGaussianSum, SkellamSum
+from codex_ray.privacy.events import event_from_json, event_to_json, flatten, on_grid
 from codex_ray.privacy.ledger import EVERYONE, Ledger, accounted, epsilon_bound, epsilon_of
+from codex_ray.privacy.losses import sampled_gaussian
+from codex_ray.privacy.renyi import renyi_curve
 
 ADD_REMOVE = dp.NeighboringRelation.ADD_OR_REMOVE_ONE
 DELTA = 1e-5
@@ -34,22 +43,43 @@ def test_epsilon_is_that_of_dp_accounting(rate, noise, steps, rounds) -> None:
     assert (spend.unit, spend.client, spend.releases) == ("record", 4, steps * rounds)
 
 
-def test_published_figures() -> None:
-    """q=.01, sigma=1, T=1000, delta=1e-5; the meter's integer orders cost it 0.3 % over 2.1014."""
-    entries = ((step(0.01, 1.0), 1000),)
-    assert epsilon_of(entries, DELTA) == pytest.approx(1.829, abs=0.002)
-    assert epsilon_bound(entries, DELTA) == pytest.approx(2.1077, abs=0.001)
+def gaussian(noise: float) -> dp.DpEvent:
+    return dp.GaussianDpEvent(noise)
+
+
+@pytest.mark.parametrize(
+    ("event", "count", "asked", "epsilon", "within"),
+    [
+        (step(0.01, 1.0), 1000, {}, 1.828, 0.002),
+        (step(0.01, 1.0), 1000, {"accountant": "rdp"}, 2.1014, 0.001),
+        (step(0.01, 1.0), 1000, {"relation": "replace_one"}, 2.843, 0.003),
+        (gaussian(1.0), 10, {}, 17.86, 0.02),
+        (step(0.2, 1.0), 5, {}, 3.880, 0.002),
+        (step(0.2, 1.0), 5, {"accountant": "rdp"}, 4.54, 0.005),
+        (step(0.2, 1.0), 500, {}, 38.17, 0.01),
+        (step(0.01, 0.3), 1000, {}, 69.8, 0.05),
+        (step(0.0819, 10.0), 875, {}, 0.904, 0.001),
+        (step(0.0819, 10.0), 875, {"accountant": "rdp"}, 0.988, 0.001),
+    ],
+)
+def test_published_figures(event, count, asked, epsilon, within) -> None:
+    assert epsilon_of(((event, count),), DELTA, **asked) == pytest.approx(epsilon, abs=within)
 
 
 @pytest.mark.parametrize(("rate", "noise", "steps"), [(0.01, 1.0, 1000), (0.2, 1.5, 50)])
 def test_opacus_rdp_agrees_for_the_same_events(rate, noise, steps) -> None:
     opacus = OpacusRdp()
     opacus.history = [(noise, rate, steps)]
-    orders = [*range(2, 64)]
-    ours = RdpAccountant(orders, ADD_REMOVE).compose(step(rate, noise), steps)
-    theirs = opacus.get_epsilon(DELTA, alphas=orders)
-    assert theirs == pytest.approx(ours.get_epsilon(DELTA), rel=1e-3)
-    assert epsilon_bound(((step(rate, noise), steps),), DELTA) == pytest.approx(theirs, rel=1e-3)
+    theirs = opacus.get_epsilon(DELTA)
+    assert epsilon_bound(((step(rate, noise), steps),), DELTA) == pytest.approx(theirs, rel=1e-4)
+
+
+def test_opacus_prv_agrees_as_a_second_opinion() -> None:
+    opacus = OpacusPrv()
+    opacus.history = [(1.0, 0.01, 1000)]
+    theirs = opacus.get_epsilon(DELTA)
+    assert 1.82 <= theirs <= 1.85
+    assert epsilon_of(((step(0.01, 1.0), 1000),), DELTA) == pytest.approx(theirs, abs=0.02)
 
 
 def test_the_bound_is_never_below_the_report() -> None:
@@ -89,10 +119,101 @@ def test_one_poor_holder_is_enough_to_refuse() -> None:
 
 
 def test_a_ledger_survives_being_written() -> None:
-    ledger = Ledger("record", DELTA)
+    ledger = Ledger("record", DELTA, relation="replace_one", accountant="rdp")
     ledger.charge(step(), [0, 5])
     ledger.charge(dp.GaussianDpEvent(2.0), [5])
-    assert Ledger.from_json(ledger.to_json()) == ledger
+    assert Ledger.from_json(json.loads(json.dumps(ledger.to_json()))) == ledger
+    assert ledger.worst().relation == "replace_one" and ledger.worst().accountant == "rdp"
+
+
+def test_a_ledger_from_before_relations_were_written_is_read() -> None:
+    data = Ledger("record", DELTA).to_json()
+    del data["relation"], data["accountant"]
+    assert Ledger.from_json(data) == Ledger("record", DELTA)
+
+
+def test_the_spend_says_how_it_was_found() -> None:
+    exact, bounds = Ledger("client", DELTA), Ledger("client", DELTA, relation="replace_one")
+    exact.charge(step(0.01, 1.0), [EVERYONE])
+    bounds.charge(dp.SampledWithoutReplacementDpEvent(1000, 10, gaussian(2.0)), [EVERYONE])
+    (first,), (second,) = (x.spends([EVERYONE], assumptions=()) for x in (exact, bounds))
+    assert "PLD" in first.accountant and "0.001" in first.accountant
+    assert first.neighbouring_relation == "add_or_remove_one"
+    assert "RDP" in second.accountant and "PLD" not in second.accountant
+    assert second.neighbouring_relation == "replace_one"
+
+
+def test_one_event_without_a_loss_distribution_makes_the_whole_ledger_one_of_bounds() -> None:
+    skellam = SkellamSum(variance=1e6, l2=500.0, l1=500.0**2)
+    entries = ((step(0.01, 1.0), 100), (skellam, 1))
+    found = account(entries, DELTA)
+    assert found.accountant == "rdp" and found.discretisation is None
+    assert found.epsilon == epsilon_bound(entries, DELTA)
+    assert account(entries[:1], DELTA).accountant == "pld"
+
+
+def test_a_ledger_of_bounds_reports_and_affords_by_bounds() -> None:
+    ledger = Ledger("client", DELTA, accountant="rdp")
+    ledger.charge(dp.SelfComposedDpEvent(step(), 9), [EVERYONE])
+    after = ledger.entries(EVERYONE, extra=step())
+    exact, bound = epsilon_of(after, DELTA), epsilon_bound(after, DELTA)
+    assert exact < bound
+    assert not ledger.affords(step(), [EVERYONE], (exact + bound) / 2)
+    assert ledger.affords(step(), [EVERYONE], bound)
+
+
+@pytest.mark.parametrize(
+    ("event", "relation"),
+    [
+        (
+            dp.SampledWithoutReplacementDpEvent(100, 10, dp.GaussianDpEvent(1.0)),
+            "add_or_remove_one",
+        ),
+        (dp.PoissonSampledDpEvent(0.1, SkellamSum(1e6, 500.0, 9e4)), "replace_one"),
+    ],
+)
+def test_an_event_that_a_relation_does_not_know_is_refused(event, relation) -> None:
+    with pytest.raises(PrivacyError, match=f"only, not under {relation}: ask for"):
+        Ledger("client", DELTA, relation=relation).charge(event, [EVERYONE])
+    with pytest.raises(PrivacyError, match=f"only, not under {relation}: ask for"):
+        account(((event, 1),), DELTA, relation=relation)
+
+
+def test_unknown_accountants_and_relations_are_one_clear_line() -> None:
+    with pytest.raises(PrivacyError, match=r"accountant 'gdp': .*under-reports.*use pld"):
+        Ledger("client", DELTA, accountant="gdp")
+    with pytest.raises(PrivacyError, match=r"accountant 'magic': there is no such accountant; use"):
+        epsilon_of(((gaussian(1.0), 1),), DELTA, accountant="magic")
+    with pytest.raises(PrivacyError, match="relation 'swap' is unknown: use add_or_remove_one"):
+        epsilon_of(((gaussian(1.0), 1),), DELTA, relation="swap")
+    with pytest.raises(PrivacyError, match="delta is 0: it must lie between 0 and 1"):
+        epsilon_of(((gaussian(1.0), 1),), 0.0)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sampled", "skellam", "discrete"])
+def test_ten_thousand_rounds_of_differing_survivors_account_in_a_second(kind) -> None:
+    """Survivors on a grid of a per cent: the events group, whatever the length of the ledger."""
+    draws = np.random.default_rng(7).integers(700, 1001, 10_000)
+    make = {
+        "gaussian": lambda n: gaussian(3 * math.sqrt(n)),
+        "sampled": lambda n: step(0.01, 0.05 * math.sqrt(n)),
+        "skellam": lambda n: dp.PoissonSampledDpEvent(0.01, SkellamSum(n * 410.0, 400.0, 1.6e5)),
+        "discrete": lambda n: dp.PoissonSampledDpEvent(
+            0.01, DiscreteGaussianSum(n, 20.25, 400.0, 1.6e5, 2**20)
+        ),
+    }[kind]
+    ledger = Ledger("client", DELTA)
+    for survivors in draws:
+        ledger.charge(make(on_grid(int(survivors), 1000)), [EVERYONE])
+    assert len(ledger.paid[EVERYONE]) == 31
+    spent = []
+    for _ in range(2):  # best of two: the machine may be shared
+        for cached in (_account, renyi_curve, sampled_gaussian):
+            cached.cache_clear()
+        began = time.process_time()
+        epsilon = ledger.largest()
+        spent.append(time.process_time() - began)
+    assert 0 < epsilon < 10 and min(spent) < 1.0
 
 
 def test_unknown_events_are_refused() -> None:
@@ -100,6 +221,8 @@ def test_unknown_events_are_refused() -> None:
         event_to_json(dp.LaplaceDpEvent(1.0))
     with pytest.raises(PrivacyError, match="'magic'"):
         event_from_json({"event": "magic"})
+    with pytest.raises(PrivacyError, match=r"no accountant here knows .*Laplace"):
+        Ledger("client", DELTA).charge(dp.LaplaceDpEvent(1.0), [EVERYONE])
 
 
 def test_self_composition_is_flattened() -> None:
@@ -114,7 +237,7 @@ def test_a_coarse_grid_is_refined_where_it_makes_the_number() -> None:
         coarse = PLDAccountant(ADD_REMOVE, 1e-3).compose(*entries[0]).get_epsilon(DELTA)
         bound = epsilon_bound(entries, DELTA)
         epsilon, grid = accounted(entries, DELTA)
-        assert coarse > bound * 1.01 and epsilon <= bound * 1.01 and grid < 1e-3
+        assert coarse > bound * 1.01 and epsilon <= bound and grid is not None and grid < 1e-3
 
 
 def test_no_noise_is_an_infinite_epsilon() -> None:

@@ -1,0 +1,121 @@
+"""`noise_multiplier: auto`: the least noise with which a whole run stays within its budget.
+
+It is solved for before anything runs, with the accountant that the ledger uses, for somebody who
+takes part in every round; the resolved configuration holds the number that was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from codex_ray.errors import ConfigError, PrivacyError
+from codex_ray.experiment import Experiment, assemble
+from codex_ray.federation.federation import Federation
+from codex_ray.privacy.calibration import calibrate
+from codex_ray.privacy.claims import LOCAL_STEPS
+from codex_ray.privacy.events import Relation
+from codex_ray.privacy.noise_inside import NoiseInside
+from codex_ray.privacy.noise_multiplier import AUTO
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+PLACES: Final = (("trainer",), ("federation", "mechanism"))
+"""Who has a noise multiplier."""
+DIGITS: Final = 6
+"""Significant digits that are kept of it; the last is rounded up."""
+
+
+def asked(data: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Which of the places in a mapping of an experiment ask for their noise to be found."""
+    return [place for place in PLACES if _section(data, place).get("noise_multiplier") == AUTO]
+
+
+def _section(data: Mapping[str, Any], place: tuple[str, ...]) -> Mapping[str, Any]:
+    for name in place:
+        inner = data.get(name)
+        data = inner if isinstance(inner, Mapping) else {}
+    return data
+
+
+def calibrated(experiment: Experiment, place: tuple[str, ...]) -> Experiment:
+    """The experiment with the least noise at `place` that its budget allows.
+
+    Raises:
+        ConfigError: there is no budget, or no noise keeps it.
+    """
+    key = ".".join((*place, "noise_multiplier"))
+    if experiment.budget.epsilon is None:
+        raise ConfigError(f"{key} is auto, which needs a target: set budget.epsilon")
+    find = _trainer_noise if place == ("trainer",) else _mechanism_noise
+    try:
+        noise = _rounded_up(find(experiment, experiment.budget.epsilon))
+    except PrivacyError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    return with_noise(experiment, place, noise)
+
+
+def with_noise(experiment: Experiment, place: tuple[str, ...], noise: float) -> Experiment:
+    """The experiment with that noise multiplier at `place`."""
+    if place == ("trainer",):
+        trainer = experiment.trainer.model_copy(update={"noise_multiplier": noise})
+        return experiment.model_copy(update={"trainer": trainer})
+    federation = _louder(experiment.federation, noise)
+    return experiment.model_copy(update={"federation": federation})
+
+
+def _louder(federation: Federation, noise: float) -> Federation:
+    mechanism = federation.mechanism.model_copy(update={"noise_multiplier": noise})
+    return federation.model_copy(update={"mechanism": mechanism})
+
+
+def _rounded_up(noise: float) -> float:
+    unit = 10.0 ** (math.floor(math.log10(noise)) + 1 - DIGITS)
+    return float(f"{math.ceil(noise / unit) * unit:.{DIGITS}g}")
+
+
+def _trainer_noise(experiment: Experiment, epsilon: float) -> float:
+    trainer = experiment.trainer
+
+    def event_of(noise: float) -> DpEvent:
+        event = trainer.model_copy(update={"noise_multiplier": noise}).event()
+        assert event is not None  # What has a noise multiplier makes a claim.
+        return event
+
+    return _solved(event_of, experiment, epsilon, relation=LOCAL_STEPS.relation)
+
+
+def _mechanism_noise(experiment: Experiment, epsilon: float) -> float:
+    built = assemble(experiment.model_copy(update={"debug": False}))
+    population, federation = built.dataset.population, experiment.federation
+    dimension = built.model.dimension
+
+    def event_of(noise: float) -> DpEvent:
+        louder = _louder(federation, noise)
+        codec = None
+        if isinstance(louder.mechanism, NoiseInside):
+            codec = louder.codec(population=population, dimension=dimension)
+        return louder.charges(codec=codec, population=population)[0].event(None)
+
+    relation = federation.charges(codec=built.codec, population=population)[0].claim.relation
+    spare = built.shortfall
+    return _solved(event_of, experiment, epsilon, relation=relation, spare=spare)
+
+
+def _solved(
+    event_of: Callable[[float], DpEvent],
+    experiment: Experiment,
+    epsilon: float,
+    *,
+    relation: Relation,
+    spare: float = 0.0,
+) -> float:
+    return calibrate(
+        event_of,
+        experiment.rounds,
+        epsilon=epsilon,
+        delta=experiment.budget.delta - spare,
+        relation=relation,
+    )

@@ -1,0 +1,245 @@
+"""Noise that clients bring themselves, inside the secure sum: nobody is trusted to add it.
+
+Each client clips, rotates and rounds its update to whole steps of a grid (`codec`), adds whole
+numbers drawn for it alone, and only then masks. The server sees the noised sum or nothing. Whole
+numbers have no low-order bits to attack, and their sum is exact, so what is charged is what was
+added: a sum of discrete Gaussians (Kairouz, Liu & Steinke 2021) or of Skellam variables (Agarwal,
+Kairouz & Liu 2021).
+
+Noise goes missing with the clients that drop, and conspirators know their own. So each client
+brings its part of what the fewest honest survivors must have together, and with fewer survivors no
+sum is opened.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from codex_ray.errors import ConfigError
+from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.discrete_gaussian import discrete_gaussian
+from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.inverse_cdf import WIDEST, Draws
+from codex_ray.privacy.mechanisms import Fact, Release, State, clipped
+from codex_ray.privacy.noise_multiplier import NoiseMultiplier
+from codex_ray.privacy.passengers import Told
+from codex_ray.privacy.rotation import Rotation
+from codex_ray.privacy.skellam import skellam
+from codex_ray.randomness import Stream
+from codex_ray.types import Component, GroupSum, Residues, word_type
+from codex_ray.types import reduce as reduce_words
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+SURVIVOR_GRID = 100
+"""Survivors are counted down to a hundredth of the cohort, so that equal events group."""
+
+
+class NoiseInside(Component):
+    """What both kinds of noise share: everything but the distribution of one client's part."""
+
+    clip_norm: float = Field(gt=0, description="Largest Euclidean norm of one client's update.")
+    noise_multiplier: NoiseMultiplier = Field(
+        description="Standard deviation that the fewest honest survivors' noise has together, in "
+        "units of clip_norm.",
+    )
+    assumed_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Fraction of the expected cohort that may be missing; with fewer clients no "
+        "sum is opened.",
+    )
+    assumed_corrupt: float = Field(
+        default=0.05,
+        ge=0,
+        lt=0.5,
+        description="Fraction of the expected cohort whose noise counts for nothing.",
+    )
+    encoding: Encoding = Field(
+        default=Encoding(bits=16, rounding="stochastic", rotate=True),
+        description="How an update becomes words: rotated, and rounded at random.",
+    )
+
+    @property
+    def asks(self) -> frozenset[Fact]:
+        """Nothing."""
+        return frozenset()
+
+    def init(self) -> State:
+        """None."""
+        return ()
+
+    def fewest(self, expected: float) -> int:
+        """How many clients must be in a sum for it to be opened at all."""
+        return max(1, math.floor((1 - self.assumed_dropout) * expected + 1e-9))
+
+    def conspirators(self, expected: float) -> int:
+        """Clients whose noise counts for nothing."""
+        return math.ceil(self.assumed_corrupt * expected - 1e-9)
+
+    def honest(self, expected: float) -> int:
+        """The fewest clients whose noise is sure to be in an opened sum.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        left = self.fewest(expected) - self.conspirators(expected)
+        if left < 1:
+            raise ConfigError(
+                f"federation.mechanism: of {expected:g} clients {self.fewest(expected)} need not "
+                f"drop and {self.conspirators(expected)} may conspire, which leaves nobody's noise "
+                "to count on: lower assumed_dropout or assumed_corrupt, or raise the cohort"
+            )
+        return left
+
+    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
+        """The grid on which the noised sum of everybody about never wraps.
+
+        Raises:
+            ConfigError: the words are too short for it, or one client's noise too wide.
+        """
+        honest = self.honest(summands if expected is None else expected)
+        noise = self.noise_multiplier * self.clip_norm * math.sqrt(summands / honest)
+        codec = Codec(
+            self.encoding,
+            dimension,
+            summands,
+            self.clip_norm,
+            clip_norm=self.clip_norm,
+            noise=noise,
+        )
+        deviation = deviation_of(codec)
+        if deviation > WIDEST:
+            raise ConfigError(
+                f"federation.mechanism.encoding.bits is {self.encoding.bits}: on that grid one "
+                f"client's noise has a standard deviation of {deviation:.0f} steps, and at most "
+                f"{WIDEST:.0f} are drawn: lower it"
+            )
+        return codec
+
+    def encode(
+        self,
+        update: torch.Tensor,
+        codec: Codec,
+        *,
+        rotation: Rotation | None = None,
+        draws: Stream | None = None,
+        told: Told | None = None,
+        noise: Stream | None = None,
+        state: State = (),
+    ) -> Residues:
+        """The update [d], clipped and rounded to at most clip_norm, and the client's noise on it.
+
+        Raises:
+            ValueError: no stream for the noise is given.
+        """
+        if noise is None:
+            raise ValueError("the client brings noise: give its own secret stream of this round")
+        words = codec.encode(clipped(update, codec.allowed_norm), rotation=rotation, draws=draws)
+        drawn = self._draw(noise, codec.width, deviation_of(codec))
+        # Two's complement: the low bits of a sum are the sum of the low bits.
+        words += drawn.astype(word_type(codec.bits))
+        noised: Residues = reduce_words(words, codec.bits)
+        return noised
+
+    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
+        """The norm of update and noise together."""
+        return codec.norm(summand)
+
+    def release(
+        self,
+        group: GroupSum,
+        *,
+        codec: Codec,
+        expected: float,
+        noise: Stream,
+        rotation: Rotation | None = None,
+        state: State = (),
+    ) -> Release:
+        """The sum divided by the public expected size: its noise is in it already."""
+        return Release(codec.decode(group.total, rotation=rotation) / expected)
+
+    def event(
+        self,
+        *,
+        codec: Codec | None = None,
+        expected: float | None = None,
+        survivors: int | None = None,
+    ) -> DpEvent | None:
+        """What the noise of the honest survivors leaves to see of one client's summand.
+
+        The neighbouring sum is that in which the client took part with an update of zero, so its
+        noise is in both. Survivors are counted down to a hundredth of the cohort.
+
+        Raises:
+            ValueError: no grid is given.
+        """
+        if codec is None:
+            raise ValueError("the noise is counted in steps: give the codec of the federation")
+        size = codec.summands if expected is None else expected
+        fewest = self.fewest(size)
+        step = max(1, int(size) // SURVIVOR_GRID)
+        seen = fewest if survivors is None else max(fewest, survivors // step * step)
+        limit = self.clip_norm / codec.grid.step
+        return self._event(
+            summands=seen - self.conspirators(size),
+            deviation=deviation_of(codec),
+            l2=limit,
+            # Whole numbers: none is between 0 and 1, so their sum is at most that of squares.
+            l1=min(math.sqrt(codec.width) * limit, limit**2),
+            dimension=codec.width,
+        )
+
+    @abstractmethod
+    def _draw(self, noise: Stream, count: int, deviation: float) -> Draws:
+        """One client's noise [count]."""
+
+    @abstractmethod
+    def _event(
+        self, *, summands: int, deviation: float, l2: float, l1: float, dimension: int
+    ) -> DpEvent:
+        """What the noise of so many clients leaves to see; all lengths are in steps."""
+
+
+class DiscreteGaussianNoise(NoiseInside):
+    """Each client brings discrete Gaussian noise; sums of it are nearly, not quite, of the kind."""
+
+    kind: Literal["discrete_gaussian"] = "discrete_gaussian"
+
+    def _draw(self, noise: Stream, count: int, deviation: float) -> Draws:
+        return discrete_gaussian(noise, count, sigma=deviation)
+
+    def _event(
+        self, *, summands: int, deviation: float, l2: float, l1: float, dimension: int
+    ) -> DpEvent:
+        from codex_ray.privacy.distributed_events import DiscreteGaussianSum  # imports accountants
+
+        return DiscreteGaussianSum(summands, deviation, l2, l1, dimension)
+
+
+class SkellamNoise(NoiseInside):
+    """Each client brings Skellam noise, the difference of two Poissons; so is any sum of it."""
+
+    kind: Literal["skellam"] = "skellam"
+
+    def _draw(self, noise: Stream, count: int, deviation: float) -> Draws:
+        return skellam(noise, count, variance=deviation**2)
+
+    def _event(
+        self, *, summands: int, deviation: float, l2: float, l1: float, dimension: int
+    ) -> DpEvent:
+        from codex_ray.privacy.distributed_events import SkellamSum  # imports accountants
+
+        return SkellamSum(summands * deviation**2, l2, l1)
+
+
+def deviation_of(codec: Codec) -> float:
+    """The standard deviation of the noise that one client brings, in steps of the grid."""
+    return codec.noise / math.sqrt(codec.summands) / codec.grid.step
