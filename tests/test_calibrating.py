@@ -1,4 +1,4 @@
-"""`noise_multiplier: auto`: the least noise that keeps the budget, by the ledger's own accountant."""
+"""`noise_multiplier: auto`: the least noise that keeps the budget, by the ledger itself."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from codex_ray.federation.messages import EnrolmentList, Trained, TrainTask
 from codex_ray.federation.sessions import Sessions
 from codex_ray.federation.transport import Transport, TransportWorkers
 from codex_ray.randomness import SeedTree
-from codex_ray.secagg.identity import Enrolment
+from codex_ray.secagg.identity import Enrolment, admissible
 from codex_ray.secagg.protocols import SumProtocol
 from codex_ray.secagg.trips import Session
 from codex_ray.types import (
@@ -135,7 +135,8 @@ class BareSum:
         trained = self._exchange(dict.fromkeys(members, task))
         enrolment = None
         if self.protocol.identified:
-            listed = {one: it.identity for one, it in trained.items() if isinstance(it, Trained)}
+            sent = {one: it.identity for one, it in trained.items() if isinstance(it, Trained)}
+            listed = admissible(sent)
             enrolment = Enrolment(listed)
             self._exchange(dict.fromkeys(members, EnrolmentList(listed)))
         session: Session = self.protocol.session(

@@ -20,7 +20,7 @@ from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism, PrivacyMechanism
 from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, NoiseInside, SkellamNoise
 from codex_ray.secagg.parameters import SMALLEST_COHORT
-from codex_ray.secagg.protocols import Clear, Ideal, OneShot, SecAgg, SecAggPlus
+from codex_ray.secagg.protocols import Clear, Ideal, MaskedSum, OneShot, SecAgg, SecAggPlus
 from codex_ray.types import Component
 
 if TYPE_CHECKING:
@@ -190,12 +190,32 @@ class Federation(Component):
                 "noise cannot count, raise it to that"
             )
         mechanism.honest(self.sampler.expected(population))
+        self._check_minimum(population)
         lost = self.dropouts.chance
         if lost > mechanism.assumed_dropout:
             raise ConfigError(
                 f"federation.dropouts lose {lost:.3g} of a cohort, but the mechanism opens no sum "
                 f"that lacks more than assumed_dropout ({mechanism.assumed_dropout:g}): no round "
                 "would be likely to have a sum, raise federation.mechanism.assumed_dropout"
+            )
+
+    def _check_minimum(self, population: int) -> None:
+        """Refuses a protocol under which a lying server may sum a part of the cohort.
+
+        On a sparse graph nobody sees more than its neighbours, so that no client can hold a lying
+        server to the number of survivors that the noise is meant for (docs/protocol.md).
+
+        Raises:
+            ConfigError: it names the field and the remedy.
+        """
+        protocol = self.protocol
+        if not isinstance(protocol, MaskedSum) or protocol.adversary == "semi_honest":
+            return
+        if not protocol.plan(self.sampler.largest(population)).complete:
+            raise ConfigError(
+                "federation.protocol: with noise inside the sum as many must be in it as the noise "
+                "is meant for, which a sparse graph holds no lying server to: use kind one_shot or "
+                "secagg, or adversary: semi_honest"
             )
 
 

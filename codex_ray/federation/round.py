@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+
 import numpy as np
 
 from codex_ray.errors import ConfigError, ProtocolError, SumAborted
@@ -29,7 +30,7 @@ from codex_ray.privacy.ledger import Ledger
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import Randomness
 from codex_ray.secagg.cost import Attendance
-from codex_ray.secagg.identity import Enrolment
+from codex_ray.secagg.identity import Enrolment, admissible
 from codex_ray.secagg.protocols import Ideal
 from codex_ray.secagg.trips import add_up
 from codex_ray.types import ClientId, GroupSum, SessionContext, SessionResult, Stage
@@ -156,7 +157,11 @@ class Round:
         )
         if not self.federation.protocol.identified or not trained:
             return context, None
-        listed = {one: it.identity for one, it in trained.items() if isinstance(it, Trained)}
+        sent = {one: it.identity for one, it in trained.items() if isinstance(it, Trained)}
+        listed = admissible(sent)
+        for one in sent.keys() - listed.keys():
+            LOG.warning("client %d is not admitted: its identity cannot be used", one)
+            trace.silent.setdefault(one, Stage.ENROL)
         self._exchange(dict.fromkeys(listed, EnrolmentList(listed).to_frame()), trace)
         return context, Enrolment(listed)
 

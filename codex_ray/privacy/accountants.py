@@ -136,12 +136,17 @@ def _account(entries: Entries, delta: float, relation: Relation, name: Accountan
         epsilon, divergence = _by_losses(entries, delta, relation, step, order)
         if epsilon <= bound and divergence <= GRID_SHARE * proved:
             break
-    if epsilon > max(bound * 1.01, bound + NEGLIGIBLE):
+    if epsilon > allowed(bound):
         raise PrivacyError(
             f"PLD gives epsilon {epsilon:.4f} where RDP proves {bound:.4f}: no discretisation down "
             f"to {step:g} is fine enough for this ledger: account it by rdp"
         )
     return Account(epsilon, "pld", step, order, bound)
+
+
+def allowed(bound: float) -> float:
+    """The largest exact epsilon that is reported beside this Renyi bound."""
+    return max(bound * 1.01, bound + NEGLIGIBLE)
 
 
 def renyi_of(entries: Entries, relation: Relation = "add_or_remove_one") -> Floats:

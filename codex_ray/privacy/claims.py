@@ -23,8 +23,8 @@ class Claim:
     Attributes:
         name: U for a client as the unit, L for a record of one client.
         unit: what one entry of its ledger protects.
-        neighbours: which two worlds are compared. Under `zero_out` the client takes part in both, in
-            one of them with an update of zero: its noise is in both sums.
+        neighbours: which two worlds are compared. Under `zero_out` the client takes part in both,
+            in one of them with an update of zero: its noise is in both sums.
         against: who may look at what.
         sampling_counts: whether the cohort's sampling is credited; it has to stay hidden then.
         assumes: what else must be true.

@@ -89,7 +89,8 @@ class InverseCdf:
         is_open = np.flatnonzero(drawn == _OPEN)
         if is_open.size:
             above = first[is_open].astype(np.uint64) << np.uint64(64 - width)
-            drawn[is_open] = self._read_on(above | stream.words(is_open.size) >> width, stream)
+            below = stream.words(is_open.size) >> np.uint64(width)
+            drawn[is_open] = self._read_on(above | below, stream)
         return drawn
 
     def step(self, k: int) -> int:

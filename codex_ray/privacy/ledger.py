@@ -17,6 +17,7 @@ from codex_ray.privacy.accountants import (
     account,
     accountant_in_words,
     accountant_named,
+    allowed,
     renyi_of,
 )
 from codex_ray.privacy.events import (
@@ -130,8 +131,8 @@ class Ledger:
     def affords(self, event: DpEvent, holders: Iterable[ClientId], budget: float) -> bool:
         """Whether every holder could pay `event` once more and stay within the epsilon `budget`."""
         for entries in {self.entries(holder, extra=event) for holder in holders}:
-            # The reported epsilon may lie a hundredth above the bound, and it is what must fit.
-            if epsilon_bound(entries, self.delta, relation=self.relation) * 1.01 <= budget:
+            # The reported epsilon may lie a little above the bound, and it is what must fit.
+            if allowed(epsilon_bound(entries, self.delta, relation=self.relation)) <= budget:
                 continue
             if self._epsilon(entries) > budget:
                 return False

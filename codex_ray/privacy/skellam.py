@@ -1,8 +1,8 @@
 """The symmetric Skellam distribution: the difference of two Poissons of equal mean.
 
-With a variance of mu, each has mean mu / 2, and P(k) = e^-mu I_k(mu), I the modified Bessel function
-(Skellam 1946; Agarwal, Kairouz and Liu 2021, arXiv:2110.04995). Sums of independent ones are Skellam
-again, their variances added: exactly, which the discrete Gaussian's are not.
+With a variance of mu, each has mean mu / 2, and P(k) = e^-mu I_k(mu), with I the modified Bessel
+function (Skellam 1946; Agarwal, Kairouz and Liu 2021, arXiv:2110.04995). Sums of independent ones
+are Skellam again, their variances added: exactly, which the discrete Gaussian's are not.
 """
 
 from __future__ import annotations

@@ -354,8 +354,24 @@ class SecAggClient:
             raise self._refusal("there are survivors that never could take part")
         if len(said.ids) < opening.plan.minimum:
             raise self._refusal(f"{len(said.ids)} survivors, {opening.plan.minimum} are needed")
+        self._check_heard(said)
         self._claim = said
         return SignedSurvivors(self._membership.identity.sign(said.statement(self._session)))
+
+    def _check_heard(self, said: Survivors) -> None:
+        """Nothing, if shares came from every neighbour that is said to survive.
+
+        Who survived has shared its keys. A server that keeps its envelope back leaves it out of
+        this client's mask, and could sum the two apart under one claim that all sign.
+        """
+        secrets, opening = self._open()
+        others = said.ids - {self._me}
+        around = others if opening.plan.complete else others & self._peers
+        unheard = around - secrets.held.keys()
+        if unheard:
+            raise self._refusal(
+                f"{sorted(unheard)[:5]} are said to survive, but no shares of them came"
+            )
 
     # Trip 4: unmask.
 
@@ -410,6 +426,11 @@ class SecAggClient:
     @property
     def _confirms(self) -> bool:
         return self._opening is not None and self._opening.plan.confirms
+
+    @property
+    def _peers(self) -> set[ClientId]:
+        assert self._directory is not None  # It is there from trip 2 on.
+        return set(self._directory.peers)
 
     @property
     def _session(self) -> bytes:

@@ -10,6 +10,7 @@ cannot agree on anything.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from codex_ray.errors import ProtocolError
-from codex_ray.secagg.keys import KEY_BYTES, KeyPair
+from codex_ray.secagg.keys import KEY_BYTES, KeyPair, usable
 from codex_ray.types import ClientId
 
 SIGNATURE_BYTES = 64
@@ -113,6 +114,21 @@ class Enrolment(Mapping[ClientId, bytes]):
             return self.entries[client]
         except KeyError:
             raise ProtocolError(f"client {client} is not enrolled") from None
+
+
+def admissible(listed: Mapping[ClientId, bytes]) -> dict[ClientId, bytes]:
+    """Those of the public identities that can be enrolled together.
+
+    One that is no pair of usable keys, or has a key that somebody else has as well, would end every
+    session for everybody: whoever sent it is not admitted.
+    """
+    formed = {one: it for one, it in listed.items() if len(it) == 2 * KEY_BYTES}
+    halves = Counter(it[at : at + KEY_BYTES] for it in formed.values() for at in (0, KEY_BYTES))
+    return {
+        one: it
+        for one, it in formed.items()
+        if halves[it[:KEY_BYTES]] == halves[it[KEY_BYTES:]] == 1 and usable(it[KEY_BYTES:])
+    }
 
 
 def verify(key: bytes, message: bytes, signature: bytes, *, of: ClientId) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -98,6 +98,21 @@ class KeyPair:
             return self.key.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError as error:
             raise ProtocolError(f"public key {public.hex()} cannot be used: {error}") from error
+
+
+def usable(public: bytes) -> bool:
+    """Whether pairs can agree by this key: it is one, and no point of low order."""
+    try:
+        _probe().agree(public)
+    except ProtocolError:
+        return False
+    return True
+
+
+@cache
+def _probe() -> KeyPair:
+    """A pair whose secrets are thrown away."""
+    return KeyPair.fresh()
 
 
 def derive(secret: bytes, info: bytes, *, count: int = 1) -> tuple[bytes, ...]:

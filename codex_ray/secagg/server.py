@@ -9,6 +9,7 @@ sum modulo 2^bits. That the sum of the true values does not wrap is up to whoeve
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from codex_ray.randomness import fresh_secret
 from codex_ray.secagg.client import FEWEST_PEERS
 from codex_ray.secagg.graph import Neighbourhoods, draw_graph, holders, sustainable
 from codex_ray.secagg.identity import Enrolment
-from codex_ray.secagg.keys import DIGEST_BYTES
+from codex_ray.secagg.keys import DIGEST_BYTES, usable
 from codex_ray.secagg.messages import (
     AdvertisedKeys,
     FoldedInput,
@@ -150,8 +151,9 @@ def _advertise_keys(
 ) -> Generator[Outbox, Inbox, _Roster]:
     """Trip 1, and under `malicious` 1b: keys and nonces in, the graph out.
 
-    The silent stay in the graph, as dropouts: so the bounds count them. One bad signature would
-    make all its neighbours refuse, so whoever sent it has dropped.
+    The silent stay in the graph, as dropouts: so the bounds count them. One bad signature, or a key
+    that cannot be used or is another's, would make all its neighbours refuse, so whoever sent it
+    has dropped.
     """
     plan = opening.plan
     inbox = yield dict.fromkeys(sorted(members), opening.request)
@@ -161,6 +163,9 @@ def _advertise_keys(
         if opening.well_formed(it)
         and _signed(enrolment, one, opening.statement(one, it), it.signature, plan=plan)
     }
+    if plan.keys == "session":
+        seen = Counter(it.public for it in keys.values())
+        keys = {one: it for one, it in keys.items() if seen[it.public] == 1 and usable(it.public)}
     need(keys, plan.minimum, Stage.ADVERTISE_KEYS)
     adverts = {one: it.to_frame() for one, it in keys.items()}
     nonces: dict[ClientId, bytes] = {}
@@ -172,7 +177,7 @@ def _advertise_keys(
         nonces = {
             one: it.nonce
             for one, it in only(RevealedNonce, inbox, keys).items()
-            if opening.commitment(one, it.nonce) == committed[one]
+            if len(it.nonce) == NONCE_BYTES and opening.commitment(one, it.nonce) == committed[one]
         }
         need(nonces, plan.minimum, Stage.REVEAL_NONCES)
         adverts = {one: adverts[one] for one in nonces}

@@ -11,6 +11,7 @@ import pytest
 import codex_ray
 from codex_ray.errors import ConfigError, RunDirectoryError
 from codex_ray.federation.sampling import PoissonCohorts
+from codex_ray.federation.sessions import Sessions
 from codex_ray.federation.state import RoundResult
 from codex_ray.privacy.ledger import epsilon_of
 from codex_ray.records.result import RunResult
@@ -251,7 +252,7 @@ def test_where_cohorts_are_hidden_nothing_tells_who_took_part(devices, tmp_path)
 def test_cohorts_that_may_be_too_small_for_a_sum_are_refused(devices, tmp_path) -> None:
     with pytest.raises(
         ConfigError,
-        match="a cohort is too small with probability .* raise the rate or the population",
+        match=r"a cohort is too small with probability .* raise the rate or the population",
     ):
         codex_ray.run(devices, {"federation.sampler.rate": 0.2}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -301,3 +302,26 @@ def test_without_a_claim_such_a_cohort_has_no_sum(devices, tmp_path, monkeypatch
     devices["federation"]["mechanism"] = {"kind": "none"}
     (line,) = lines(codex_ray.run(devices | {"rounds": 1}, out=tmp_path / "none"))
     assert "smallest_cohort" in line["aborted"]
+
+
+@pytest.mark.parametrize("kind", ["secagg", "one_shot"])
+@pytest.mark.parametrize("identity", [b"x", bytes(64), "another's"])
+def test_a_client_with_an_identity_of_no_use_is_not_admitted(
+    identity, kind, silos, tmp_path, monkeypatch
+) -> None:
+    """It drops out of its rounds, and takes nobody with it but whom it copied."""
+    honest = Sessions.identity
+
+    def other(self, client):
+        own = honest(self, client)
+        if client != 3:
+            return own
+        return identity if isinstance(identity, bytes) else honest(self, 4)
+
+    monkeypatch.setattr(Sessions, "identity", other)
+    silos["federation"] = {"protocol": {"kind": kind}}
+    result = codex_ray.run(silos | {"rounds": 1}, out=tmp_path / "run")
+    (line,) = lines(result)
+    lost = 1 if isinstance(identity, bytes) else 2
+    assert line["aborted"] is None and line["dropped"] == {"enrol": lost}
+    assert line["survivors"] == 6 - lost

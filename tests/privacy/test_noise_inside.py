@@ -1,4 +1,4 @@
-"""Noise that clients bring: as much as is charged, whoever drops, and none that a sum could lose."""
+"""Noise that clients bring: as much as is charged, whoever drops; no sum could lose any."""
 
 from __future__ import annotations
 
@@ -167,6 +167,15 @@ def test_what_would_leave_too_little_noise_is_refused(kind, change, why, inside)
         assemble(experiment_from(inside))
 
 
+@pytest.mark.parametrize("kind", ["secagg", "one_shot", "ideal"])
+def test_a_large_cohort_needs_a_protocol_that_counts_survivors(kind, inside) -> None:
+    inside["data"]["clients"] = 100
+    with pytest.raises(ConfigError, match="which a sparse graph holds no lying server to"):
+        assemble(experiment_from(inside))
+    inside["federation"]["protocol"] = {"kind": kind}
+    assemble(experiment_from(inside))
+
+
 def test_nobodys_noise_is_refused() -> None:
     mechanism = SkellamNoise(
         clip_norm=1.0, noise_multiplier=1.0, assumed_dropout=0.7, assumed_corrupt=0.4
@@ -206,6 +215,7 @@ def test_against_the_server_no_sampling_counts_and_against_outsiders_it_does(ins
     inside["data"]["clients"] = 400
     inside["federation"]["sampler"] = {"kind": "poisson", "rate": 0.5}
     inside["federation"]["mechanism"]["assumed_dropout"] = 0.5
+    inside["federation"]["protocol"] = {"kind": "one_shot"}
     experiment = experiment_from(inside)
     server, outsiders = charges(experiment)
     assert (server.claim.name, outsiders.claim.name) == ("U4", "U1")

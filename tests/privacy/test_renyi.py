@@ -135,6 +135,14 @@ def test_skellam_bounds_its_own_divergence(variance, shift) -> None:
     assert at(event, [2])[0] <= direct * (1 + 15 / variance)
 
 
+def test_the_skellam_bound_is_the_papers() -> None:
+    """By hand, where the first and where the second term of its minimum is the smaller."""
+    assert at(SkellamSum(10.0, 2.0, 3.0), [4])[0] == pytest.approx(0.8 + 46 / 400)
+    assert at(SkellamSum(1.0, 2.0, 3.0), [4])[0] == pytest.approx(8 + 4.5)
+    replaced = at(SkellamSum(10.0, 2.0, 3.0), [4], "replace_one")[0]
+    assert replaced == pytest.approx(3.2 + (7 * 16 + 36) / 400)
+
+
 def test_skellam_bounds_a_vector() -> None:
     """The divergence of independent coordinates adds up; the bound knows only the two norms."""
     noise, shifts = skellam(20.0), [3, 1, 1, 2]

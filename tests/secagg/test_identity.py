@@ -15,6 +15,7 @@ from codex_ray.secagg.identity import (
     Identity,
     Membership,
     SharedWork,
+    admissible,
     verify,
 )
 from codex_ray.secagg.keys import KEY_BYTES, KeyPair
@@ -203,3 +204,16 @@ def test_a_key_that_cannot_be_used_is_refused_each_time(shared):
     for _ in range(2):
         with pytest.raises(ProtocolError, match="cannot be used"):
             shared.agree(KeyPair.fresh(), bytes(32))
+
+
+def test_who_cannot_be_enrolled_is_left_out_and_harms_nobody_else():
+    low_order = THREE.public[:KEY_BYTES] + bytes(KEY_BYTES)
+    sound = {1: ONE.public, 2: TWO.public}
+    assert admissible(sound) == sound
+    for bad in (b"", b"x", ONE.public + b"x", low_order, bytes(2 * KEY_BYTES)):
+        assert admissible(sound | {3: bad}) == sound
+    # Of two that say they are the same, neither is believed.
+    assert admissible(sound | {3: ONE.public}) == {2: TWO.public}
+    assert admissible(sound | {3: THREE.public[:KEY_BYTES] + TWO.public[KEY_BYTES:]}) == {
+        1: ONE.public
+    }

@@ -10,9 +10,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from secagg_modes import CAREFUL, CONFIRMING, MODES, every_mode, flip, mode_name
-from secagg_network import Network, a_context, a_membership, a_session, plain_sum, summands
+from secagg_network import (
+    Network,
+    a_context,
+    a_membership,
+    a_network,
+    a_session,
+    plain_sum,
+    summands,
+)
 
 from codex_ray.errors import SumAborted
+from codex_ray.secagg.keys import KeyPair
 from codex_ray.secagg.messages import (
     AdvertisedKeys,
     MaskedInput,
@@ -21,6 +30,7 @@ from codex_ray.secagg.messages import (
     SignedSurvivors,
     UnmaskShares,
 )
+from codex_ray.secagg.protocols import SecAgg
 from codex_ray.types import Stage
 
 TEN = tuple(range(0, 30, 3))
@@ -175,3 +185,41 @@ def test_mutation_if_the_server_passes_them_on_there_is_no_sum(monkeypatch, prot
         tampered_outcome(
             {(0, kind): lambda it: replace(it, signature=flip(it.signature))}, protocol=protocol
         )
+
+
+# One client's keys.
+
+
+def run_with_keys(protocol, keys):
+    """Who is in the sum when some clients advertise other X25519 keys, and sign for them."""
+    parts, context = summands(TEN, 5), a_context(5)
+    network = a_network(protocol, TEN, context, parts)
+    for one, public in keys.items():
+        advertise_instead(network.clients[one], public)
+    result = network.run(a_session(protocol, TEN, context))
+    np.testing.assert_array_equal(result.groups[0].total, plain_sum(parts, result.members))
+    return result.members
+
+
+def advertise_instead(client, public):
+    honest = client._advertise
+
+    def advertise(request):
+        advert = replace(honest(request), public=public)
+        opening, membership = client._opening, client._membership
+        if opening.plan.signed:
+            signature = membership.identity.sign(opening.statement(client._me, advert))
+            advert = replace(advert, signature=signature)
+        client._advert = advert
+        return advert
+
+    client._advertise = advertise
+
+
+@pytest.mark.parametrize("adversary", ["semi_honest", "semi_malicious", "malicious"])
+def test_keys_that_nobody_can_agree_by_count_as_drops(adversary):
+    """All neighbours would refuse: a point of low order, and one key that two clients have."""
+    protocol, twin = SecAgg(adversary=adversary), KeyPair.fresh().public
+    assert run_with_keys(protocol, {3: bytes(32)}) == tuple(one for one in TEN if one != 3)
+    left = tuple(one for one in TEN if one not in (3, 6))
+    assert run_with_keys(protocol, {3: twin, 6: twin}) == left

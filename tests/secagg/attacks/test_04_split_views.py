@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from isolation import delivers_only, stories
 from lying_server import TEN, LyingServer, planned_server, request_for
 from secagg_network import an_identity
 
 from codex_ray.secagg.client import SecAggClient
-from codex_ray.secagg.messages import ShareDelivery, SurvivorClaim
+from codex_ray.secagg.keys import self_mask_key
+from codex_ray.secagg.messages import ShareDelivery, SurvivorClaim, UnmaskRequest
 from codex_ray.secagg.parameters import Plan
+from codex_ray.secagg.prg import apply_masks
 from codex_ray.secagg.protocols import SecAgg, SecAggPlus
 from codex_ray.types import ClientId, Stage
 
@@ -166,11 +169,16 @@ SIX = tuple(range(6))
 def lie_at_random(server: LyingServer, draw: random.Random) -> bool:
     """Hold envelopes back, and tell each one of three tales of who dropped; whether that pays."""
     server.until(Stage.MASKED_INPUT)
-    for one, request in server.outbox.items():
-        kept = {peer: box for peer, box in request.sealed.items() if draw.random() < 0.7}
-        server.ask(one, ShareDelivery(kept if len(kept) >= 3 else request.sealed))
     tales = [{one for one in SIX if draw.random() < 0.4} for _ in range(3)]
     heard = {one: draw.choice(tales) - {one} for one in SIX}
+    for one, request in server.outbox.items():
+        # Mostly of those that will be said to have dropped: any other is missed at once.
+        kept = {
+            peer: box
+            for peer, box in request.sealed.items()
+            if draw.random() < (0.6 if peer in heard[one] else 0.97)
+        }
+        server.ask(one, ShareDelivery(kept if len(kept) >= 3 else request.sealed))
     server.outbox = {VICTIM: SurvivorClaim(SIX)}
     tell(server, heard.__getitem__)
     return any(server.has_both(one) or server.reads(one) for one in SIX[:5])
@@ -189,3 +197,47 @@ def test_mutation_below_a_majority_and_without_the_comparison_they_do(monkeypatc
     monkeypatch.setattr(SecAggClient, "_check_confirmed", lambda *_: None)
     draw, sizes = random.Random(1), Plan(6, 5, 3, 4, "malicious")
     assert any(lie_at_random(planned_server(sizes, spies={5}), draw) for _ in range(100))
+
+
+# One story for all, and envelopes kept back: a part of the cohort is summed apart.
+
+PART = TEN[:6]
+"""As many as rebuild a secret among ten, and fewer than a sum of ten has to have."""
+APART = SecAgg(assumed_dropout=0.1, fewest_survivors=9)
+
+
+def sums_a_part(server: LyingServer) -> bool:
+    """Whether the server has the sum over PART alone, of whom nobody masked with the others."""
+    assert server.threshold == len(PART) < server.sizes.minimum
+    server.until(Stage.MASKED_INPUT)
+    for one, request in server.outbox.items():
+        part = {peer: box for peer, box in request.sealed.items() if peer in PART}
+        server.ask(one, ShareDelivery(part if one in PART else request.sealed))
+    server.outbox = {VICTIM: SurvivorClaim(TEN)}
+    signed = {one: server.ask(one, SurvivorClaim(TEN)) for one in TEN}
+    for one in PART:
+        if signed[one] is not None:
+            signatures = {peer: it.signature for peer, it in signed.items() if it and peer in PART}
+            server.ask(one, UnmaskRequest(PART, (), signatures))
+    seeds = {one: server.rebuilt("seed", one) for one in PART}
+    if None in seeds.values():
+        return False
+    total = np.sum([server.replies[Stage.MASKED_INPUT][one].words for one in PART], axis=0)
+    total = total.astype(np.uint32)
+    for one, seed in seeds.items():
+        apply_masks(total, [(self_mask_key(seed, server.digest, me=one), True)])
+    truth = np.sum([server.parts[one] for one in PART], axis=0).astype(np.uint32)
+    return np.array_equal(total, truth)
+
+
+@pytest.mark.parametrize("adversary", ["semi_malicious", "malicious"])
+def test_no_part_of_the_cohort_is_summed_apart(adversary):
+    server = LyingServer(APART.model_copy(update={"adversary": adversary}))
+    assert not sums_a_part(server)
+    assert all("no shares of them came" in server.refusals[one] for one in PART)
+
+
+@pytest.mark.parametrize("adversary", ["semi_malicious", "malicious"])
+def test_mutation_without_missing_the_envelopes_a_part_is(monkeypatch, adversary):
+    monkeypatch.setattr(SecAggClient, "_check_heard", lambda *_: None)
+    assert sums_a_part(LyingServer(APART.model_copy(update={"adversary": adversary})))
