@@ -27,8 +27,8 @@ from codex_ray.learning.comparison import Baselines, Comparison
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
-from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.claims import LOCAL_STEPS
+from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.randomness import Randomness, fresh_secret
 from codex_ray.types import Component
@@ -44,6 +44,16 @@ class Budget(Component):
         default=None, gt=0, description="The run stops before a round that could exceed it."
     )
     delta: float = Field(default=1e-5, gt=0, lt=1, description="The delta epsilon is stated at.")
+
+
+class Audit(Component):
+    """What is tried, when a run ends, against what its ledger says."""
+
+    canaries: int = Field(
+        default=500,
+        ge=20,
+        description="Canaries that take part in a probe; a model needs 100 parameters for each.",
+    )
 
 
 class Cluster(Component):
@@ -105,6 +115,9 @@ class Experiment(Component):
     evaluate_every: int = Field(default=1, ge=1, description="Rounds between two evaluations.")
     compare: Comparison | None = Field(
         default=None, description="Baselines without federation or privacy, for the closing table."
+    )
+    audit: Audit | None = Field(
+        default=None, description="Checks of noise and sampling, and canaries, when the run ends."
     )
     debug: bool = Field(
         default=False, description="Log norms that no real server sees, outside the guarantee."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from codex_ray.config import to_yaml
 from codex_ray.experiment import Assembled
@@ -15,7 +16,7 @@ from codex_ray.privacy.claims import Claim
 from codex_ray.privacy.ledger import EVERYONE, Ledger, PrivacySpend
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.records.checkpoint import Checkpoints
-from codex_ray.records.observers import Observer, RoundLines, TensorBoard
+from codex_ray.records.observers import Observer, RoundLines, TensorBoard, show_audit
 from codex_ray.records.result import (
     SIMULATION,
     UNSEEDED,
@@ -94,12 +95,26 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         randomness=words,
         baselines=baselines.summary() if baselines else {},
         alone=baselines.alone if baselines else [],
+        wrap_probability=assembled.codec.wrap_probability,
+        audit=_audit(assembled, directory, rounds=state.round),
         directory=str(directory.path),
     )
     write_model(directory, state.params, assembled.model.names())
     write_privacy(directory, spends, ledgers=published(assembled, state), randomness=words)
     write_atomically(directory.result, to_json_bytes(result.model_dump(exclude={"directory"})))
     return result
+
+
+def _audit(assembled: Assembled, directory: RunDirectory, *, rounds: int) -> list[dict[str, Any]]:
+    """The verdicts that the experiment asks for, also written where observers look for figures."""
+    asked = assembled.experiment.audit
+    if asked is None:
+        return []
+    from codex_ray.auditing import audited  # imports sklearn and scipy, which most runs do without
+
+    verdicts = [verdict.to_json() for verdict in audited(assembled, asked.canaries)]
+    show_audit(directory.tensorboard, verdicts, step=max(0, rounds - 1))
+    return verdicts
 
 
 def all_spends(assembled: Assembled, state: ServerState) -> list[PrivacySpend]:

@@ -1,17 +1,15 @@
-"""Opacus' per-example gradients and optimiser, with the three defaults that break a claim replaced.
+"""Opacus' per-example gradients and clipping, with the three defaults that break a claim replaced.
 
-Opacus computes the gradients of each example, clips them and takes the step. Kept from it are the
-batches (its loader reports a Poisson epsilon for any batch), the noise (its generator is global, so
-equal seeds in two processes give equal noise) and non-finite gradients (one infinite example makes
-every parameter NaN, which shows that the example is there).
+Opacus computes the gradients of each example, clips and adds them. Not left to it are the batches
+(its loader reports a Poisson epsilon for any batch), the noise (its generator is global, so equal
+seeds in two processes give equal noise) and non-finite gradients (one infinite example makes every
+parameter NaN, which shows that the example is there).
 """
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from math import prod
-from typing import Any
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -20,47 +18,66 @@ from opacus.validators import ModuleValidator
 
 from codex_ray.data.dataset import Records
 from codex_ray.errors import ModelError
+from codex_ray.learning.clipped_sums import Clipping
 from codex_ray.learning.models import Model, loss_sum
 from codex_ray.learning.trainers import as_tensors
-from codex_ray.randomness import Stream
 
 
-class KeyedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus' optimiser with noise from a named stream; non-finite examples count as zero."""
+class FiniteDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
+    """Opacus' optimiser as far as the clipped sum; non-finite examples count as zero."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, noise: Stream, **options: Any) -> None:
-        super().__init__(optimizer, **options)
-        self._noise = noise
+    clipping = Clipping()
 
     def clip_and_accumulate(self) -> None:
         """Clips and sums per-example gradients, after zeroing examples with a non-finite one."""
-        finite = torch.stack(
-            [
-                torch.isfinite(g).reshape(len(g), prod(g.shape[1:])).all(dim=1)
-                for g in self.grad_samples
-            ]
-        ).all(dim=0)
-        if not bool(finite.all()):
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in self.grad_samples]).norm(dim=0)
+        lost = ~torch.isfinite(norms)
+        if bool(lost.any()):
             for p in self.params:
-                keep = finite.reshape(-1, *[1] * (p.grad_sample.ndim - 1))
-                p.grad_sample = torch.where(keep, p.grad_sample, 0.0)
+                p.grad_sample = p.grad_sample.masked_fill(
+                    lost.view(-1, *[1] * (p.grad_sample.ndim - 1)), 0.0
+                )
+        longer = int((norms[~lost] > self.max_grad_norm).sum())
+        self.clipping = Clipping(len(norms), longer, int(lost.sum()))
         super().clip_and_accumulate()
 
-    def add_noise(self) -> None:
-        """Adds N(0, (noise_multiplier max_grad_norm)^2) from the stream to each coordinate."""
-        scale = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            noise = torch.from_numpy(self._noise.normal(p.numel()) * scale).to(p.dtype)
-            p.grad = p.summed_grad.reshape(p.shape) + noise.reshape(p.shape)
+
+class HookedSums:
+    """The clipped sums of one model by Opacus' hooks: the reference of every other engine."""
+
+    def __init__(self, model: Model, clip_norm: float) -> None:
+        self._model = model
+        self._module = wrapped(model)
+        self._optimizer = FiniteDPOptimizer(
+            torch.optim.SGD(self._module.parameters(), lr=1.0),
+            noise_multiplier=0.0,
+            max_grad_norm=clip_norm,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+
+    def __call__(
+        self, params: torch.Tensor, features: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, Clipping]:
+        """The sum [d] of clipped gradients at `params` [d], and what clipping did."""
+        self._model.set(params)
+        gradients(self._module, features, labels)
+        self._optimizer.clip_and_accumulate()
+        total = torch.cat([p.summed_grad.flatten() for p in self._optimizer.params])
+        self._optimizer.zero_grad(set_to_none=True)
+        return total, self._optimizer.clipping
 
 
 _WRAPPED: weakref.WeakKeyDictionary[Model, GradSampleModule] = weakref.WeakKeyDictionary()
 
 
-def wrapped(model: Model) -> GradSampleModule:
-    """The model with Opacus' per-example hooks, put on once: a second time is an error."""
-    if model not in _WRAPPED:
-        _WRAPPED[model] = GradSampleModule(model.module, loss_reduction="sum")
+def wrapped(model: Model, kind: type[GradSampleModule] = GradSampleModule) -> GradSampleModule:
+    """The model with Opacus' per-example hooks of one kind, put on once: twice is an error."""
+    held = _WRAPPED.get(model)
+    if held is not None and type(held) is not kind:
+        held.to_standard_module()
+    if type(held) is not kind:
+        _WRAPPED[model] = kind(model.module, loss_reduction="sum")
     return _WRAPPED[model]
 
 
@@ -72,8 +89,10 @@ def gradients(module: GradSampleModule, features: torch.Tensor, labels: torch.Te
         loss_sum(module(features), labels).backward()  # type: ignore[no-untyped-call]  # torch
 
 
-def check_gradients(model: Model, records: Records) -> None:
-    """Refuses a model that Opacus cannot take per-example gradients of.
+def check_gradients(
+    model: Model, records: Records, kind: type[GradSampleModule] = GradSampleModule
+) -> None:
+    """Refuses a model that Opacus' hooks of that kind cannot take per-example gradients of.
 
     Raises:
         ModelError: it names the layer and the remedy.
@@ -90,13 +109,16 @@ def check_gradients(model: Model, records: Records) -> None:
                 f"{said}"
             )
     features, labels = as_tensors(records)
+    _check_apart(model, features[:1])
+    model.module.train()
+    held = "_norm_sample" if kind is not GradSampleModule else "grad_sample"
     try:
-        module = wrapped(model)
+        module = wrapped(model, kind)
         gradients(module, features[:1], labels[:1])
         missing = [
             n
             for n, p in model.module.named_parameters()
-            if p.requires_grad and getattr(p, "grad_sample", None) is None
+            if p.requires_grad and getattr(p, held, None) is None
         ]
     except (NotImplementedError, AttributeError, ValueError) as error:
         raise ModelError(
@@ -104,9 +126,28 @@ def check_gradients(model: Model, records: Records) -> None:
         ) from error
     finally:
         for p in model.module.parameters():
-            p.grad, p.grad_sample = None, None  # type: ignore[attr-defined]  # Opacus' attribute
+            p.grad = None
+            setattr(p, held, None)
     if missing:
         raise ModelError(
             f"model: parameter {missing[0]!r} gets no per-example gradient: put it in a standard "
-            "layer (Linear, Conv, GroupNorm, Embedding, ...) that Opacus knows"
+            "layer (Linear, Conv, GroupNorm, Embedding, ...) that Opacus knows, or use "
+            "trainer.engine: vectorised"
+        )
+
+
+def _check_apart(model: Model, record: torch.Tensor) -> None:
+    """Refuses a model that mixes the records of a batch, which hooks would not notice.
+
+    Raises:
+        ModelError: what comes out for `record` [1, ...] depends on who is beside it.
+    """
+    model.module.eval()
+    with torch.no_grad():
+        one, other = (model.module(torch.cat([record, beside]))[0] for beside in (record, -record))
+    if not torch.allclose(one, other, rtol=1e-4, atol=1e-6):
+        raise ModelError(
+            f"model: {type(model.module).__name__} mixes the records of a batch, so that no "
+            "gradient is one record's alone: use trainer.engine: vectorised, which takes each "
+            "record by itself"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -138,6 +139,11 @@ def privacy_in_words(result: RunResult) -> str:
 
 def facts(result: RunResult) -> list[tuple[str, str]]:
     """The rest of what a reader wants to know, as (what, how much)."""
+    audit = [("audit", audit_in_words(result.audit))] if result.audit else []
+    wraps = []
+    if result.wrap_probability:
+        chance = f"{result.wrap_probability:.1e} that any coordinate of a round does"
+        wraps = [("wraps around", chance)]
     return [
         ("rounds", _rounds_in_words(result)),
         ("updates", result.protection),
@@ -152,7 +158,17 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
         ("seconds in rounds", f"{result.seconds:.1f}"),
         ("randomness", result.randomness.split(";")[0].split(",")[0]),
         ("model", f"sha256 {result.model_sha256[:16]}"),
+        *wraps,
+        *audit,
     ]
+
+
+def audit_in_words(verdicts: list[dict[str, Any]]) -> str:
+    """How many verdicts failed, and the first that did."""
+    failed = [verdict for verdict in verdicts if not verdict["passed"]]
+    if failed:
+        return f"FAILED {len(failed)} of {len(verdicts)}: {failed[0]['words']}"
+    return f"{len(verdicts)} of {len(verdicts)} passed"
 
 
 def _rounds_in_words(result: RunResult) -> str:

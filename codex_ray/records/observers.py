@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -82,3 +82,14 @@ class TensorBoard:
     def close(self) -> None:
         """Flushes and closes the event file."""
         self._writer.close()
+
+
+def show_audit(folder: Path, verdicts: list[dict[str, Any]], *, step: int) -> None:
+    """Each verdict's finding beside its claim, as scalars, and all of them in words."""
+    with SummaryWriter(str(folder)) as writer:
+        for verdict in verdicts:
+            for what in ("claimed", "found"):
+                if isinstance(verdict[what], float):  # what could not be looked at is text
+                    writer.add_scalar(f"audit/{verdict['name']}/{what}", verdict[what], step)
+        lines = [f"- {'passed' if v['passed'] else 'FAILED'}: {v['words']}" for v in verdicts]
+        writer.add_text("audit", "\n".join(lines), step)

@@ -44,6 +44,8 @@ class RunResult(BaseModel):
         randomness: whether the noise can be replayed, in words.
         baselines: alone, alone_worst and pooled, outside the guarantee; empty when not asked for.
         alone: the first clients, each training alone.
+        wrap_probability: of any coordinate in a round, where noise is inside the sum.
+        audit: the verdicts on the run, where its experiment asks for an audit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -69,6 +71,8 @@ class RunResult(BaseModel):
     randomness: str
     baselines: dict[str, dict[str, float]] = Field(default_factory=dict)
     alone: list[dict[str, float]] = Field(default_factory=list)
+    audit: list[dict[str, Any]] = Field(default_factory=list)
+    wrap_probability: float = 0.0
     directory: str = ""
 
     @property

@@ -14,6 +14,7 @@ from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.sessions import Sessions
 from codex_ray.federation.state import RoundResult
 from codex_ray.privacy.ledger import epsilon_of
+from codex_ray.records.console import facts
 from codex_ray.records.result import RunResult
 
 
@@ -325,3 +326,10 @@ def test_a_client_with_an_identity_of_no_use_is_not_admitted(
     lost = 1 if isinstance(identity, bytes) else 2
     assert line["aborted"] is None and line["dropped"] == {"enrol": lost}
     assert line["survivors"] == 6 - lost
+
+
+def test_how_rarely_a_noised_sum_wraps_is_printed(inside, silos, tmp_path) -> None:
+    noised = codex_ray.run(inside | {"rounds": 1}, out=tmp_path / "inside")
+    assert 0 < noised.wrap_probability < 0.01
+    assert dict(facts(noised))["wraps around"].startswith(f"{noised.wrap_probability:.1e} ")
+    assert "wraps around" not in dict(facts(codex_ray.run(silos, out=tmp_path / "silos")))
