@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from codex_ray.errors import ConfigError, PrivacyError
-from codex_ray.experiment import Experiment, assemble
+from codex_ray.experiment import Experiment, assemble, charges
+from codex_ray.federation.charges import Charge
 from codex_ray.federation.federation import Federation
 from codex_ray.privacy.calibration import calibrate
 from codex_ray.privacy.claims import LOCAL_STEPS
@@ -22,7 +23,8 @@ from codex_ray.privacy.noise_multiplier import AUTO
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-PLACES: Final = (("trainer",), ("federation", "mechanism"))
+MECHANISM: Final = ("federation", "mechanism")
+PLACES: Final = (("trainer",), MECHANISM)
 """Who has a noise multiplier."""
 DIGITS: Final = 6
 """Significant digits that are kept of it; the last is rounded up."""
@@ -92,14 +94,22 @@ def _mechanism_noise(experiment: Experiment, epsilon: float) -> float:
     population, federation = built.dataset.population, experiment.federation
     dimension = built.model.dimension
 
-    def event_of(noise: float) -> DpEvent:
-        louder = _louder(federation, noise)
-        codec = None
-        if isinstance(louder.mechanism, NoiseInside):
-            codec = louder.codec(population=population, dimension=dimension)
-        return louder.charges(codec=codec, population=population)[0].event(None)
+    records = getattr(experiment.trainer, "summands", None)
 
-    relation = federation.charges(codec=built.codec, population=population)[0].claim.relation
+    def charge_of(noise: float) -> Charge:
+        louder = with_noise(experiment, MECHANISM, noise)
+        codec = built.codec
+        if isinstance(federation.mechanism, NoiseInside):
+            codec = louder.federation.codec(
+                population=population, dimension=dimension, records=records
+            )
+        found = charges(louder, codec=codec, population=population)
+        return next(charge for charge in found if charge.claim is not LOCAL_STEPS)
+
+    def event_of(noise: float) -> DpEvent:
+        return charge_of(noise).event(None)
+
+    relation = charge_of(1.0).claim.relation
     spare = built.shortfall
     return _solved(event_of, experiment, epsilon, relation=relation, spare=spare)
 

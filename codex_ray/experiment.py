@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from codex_ray.data.breast_cancer import BreastCancer
 from codex_ray.data.dataset import FederatedDataset
@@ -24,6 +24,7 @@ from codex_ray.federation.round import Round
 from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Transport
 from codex_ray.learning.comparison import Baselines, Comparison
+from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
@@ -110,7 +111,9 @@ class Experiment(Component):
         Field(discriminator="kind", description="What is trained."),
         BeforeValidator(_by_dotted_name, json_schema_input_type=str | Linear | Mlp | PythonModel),
     ]
-    trainer: Sgd | DpSgd = Field(discriminator="kind", description="How a client trains.")
+    trainer: Sgd | DpSgd | DistributedDpSgd = Field(
+        discriminator="kind", description="How a client trains."
+    )
     federation: Federation = Field(default=Federation(), description="What happens to updates.")
     evaluate_every: int = Field(default=1, ge=1, description="Rounds between two evaluations.")
     compare: Comparison | None = Field(
@@ -123,6 +126,19 @@ class Experiment(Component):
         default=False, description="Log norms that no real server sees, outside the guarantee."
     )
     cluster: Cluster = Field(default=Cluster(), description="Where it runs.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_clip_norm(cls, data: Any) -> Any:
+        """The trainer's clip norm is the mechanism's too, where it clips records for it."""
+        try:
+            mechanism = data["federation"]["mechanism"]
+            if data["trainer"]["kind"] != "distributed_dp_sgd" or "clip_norm" in mechanism:
+                return data
+            shared = dict(mechanism) | {"clip_norm": data["trainer"]["clip_norm"]}
+        except (KeyError, TypeError):
+            return data
+        return data | {"federation": data["federation"] | {"mechanism": shared}}
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,7 @@ class Assembled:
             protocol=experiment.federation.protocol_for(self.dataset.population),
             codec=self.codec,
             randomness=self.randomness,
+            by_record=isinstance(experiment.trainer, DistributedDpSgd),
             debug=experiment.debug,
             fold=fold,
         )
@@ -174,7 +191,16 @@ class Assembled:
             budget=experiment.budget.epsilon,
             randomness=self.randomness,
             transport=transport,
+            divisor=self._divisor,
         )
+
+    @property
+    def _divisor(self) -> float:
+        """What a released sum is divided by."""
+        experiment = self.experiment
+        if isinstance(experiment.trainer, DistributedDpSgd):
+            return experiment.trainer.divisor
+        return experiment.federation.sampler.expected(self.dataset.population)
 
     @property
     def charges(self) -> list[Charge]:
@@ -238,6 +264,7 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     """
     given = given or Given()
     _check_given(experiment, given)
+    check_shared_step(experiment)
     check_budget(experiment)
     check_side_data(experiment)
     randomness = Randomness.of(experiment.seed)
@@ -267,7 +294,11 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
         check_labels(dataset.client(client), model.outputs, where=f"client {client}")
     initial = model.get()
     experiment.trainer.check(model, dataset.test())
-    codec = experiment.federation.codec(population=dataset.population, dimension=len(initial))
+    codec = experiment.federation.codec(
+        population=dataset.population,
+        dimension=len(initial),
+        records=getattr(experiment.trainer, "summands", None),
+    )
     return Assembled(
         experiment=experiment,
         given=given,
@@ -291,11 +322,14 @@ def charges(
     if isinstance(federation.mechanism, NoiseInside) and codec is None:
         built = assemble(experiment)
         codec, population = built.codec, built.dataset.population
+    trainer, people = experiment.trainer, population or 1
+    if isinstance(trainer, DistributedDpSgd):
+        return [federation.shared_step(trainer.sampled, codec=codec, population=people)]
     found = []
-    record = experiment.trainer.event()
+    record = trainer.event()
     if record is not None:
         found.append(Charge(LOCAL_STEPS, lambda _: record, hidden=False))
-    return found + federation.charges(codec=codec, population=population or 1)
+    return found + federation.charges(codec=codec, population=people)
 
 
 def check_budget(experiment: Experiment) -> None:
@@ -304,12 +338,40 @@ def check_budget(experiment: Experiment) -> None:
     Raises:
         ConfigError: an epsilon is set, but no noise is added anywhere.
     """
-    private = experiment.trainer.kind == "dp_sgd" or experiment.federation.mechanism.kind != "none"
+    private = experiment.trainer.kind != "sgd" or experiment.federation.mechanism.kind != "none"
     if experiment.budget.epsilon is not None and not private:
         raise ConfigError(
             f"budget.epsilon is {experiment.budget.epsilon:g}, but nothing adds noise: set it to "
             "null, or use trainer.kind: dp_sgd or federation.mechanism.kind: gaussian"
         )
+
+
+def check_shared_step(experiment: Experiment) -> None:
+    """Refuses distributed DP-SGD without what makes it private.
+
+    Raises:
+        ConfigError: nobody would add noise, cohorts are sampled, or there are two clip norms.
+    """
+    trainer, federation = experiment.trainer, experiment.federation
+    if not isinstance(trainer, DistributedDpSgd):
+        return
+    if not isinstance(federation.mechanism, NoiseInside):
+        raise ConfigError(
+            "trainer.kind is distributed_dp_sgd, whose clients send sums without noise: set "
+            "federation.mechanism.kind to discrete_gaussian or skellam"
+        )
+    if federation.sampler.kind != "all":
+        raise ConfigError(
+            "federation.sampler: distributed_dp_sgd takes a batch of everybody's records each "
+            "round: set kind to all, and trainer.sampling_rate for how many"
+        )
+    if federation.mechanism.clip_norm != trainer.clip_norm:
+        raise ConfigError(
+            f"federation.mechanism.clip_norm is {federation.mechanism.clip_norm:g}, but records "
+            f"are clipped to trainer.clip_norm, {trainer.clip_norm:g}: leave it out"
+        )
+    if experiment.debug:
+        raise ConfigError("debug: distributed_dp_sgd has no update of one client to tell of")
 
 
 def check_side_data(experiment: Experiment) -> None:

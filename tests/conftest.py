@@ -96,6 +96,28 @@ def inside(devices: dict[str, Any]) -> dict[str, Any]:
     return devices | {"federation": federation}
 
 
+@pytest.fixture
+def shared(silos: dict[str, Any]) -> dict[str, Any]:
+    """The six clients with one step of DP-SGD a round among them, whose noise they all bring."""
+    trainer = {
+        "kind": "distributed_dp_sgd",
+        "learning_rate": 8.0,
+        "clip_norm": 0.5,
+        "sampling_rate": 0.5,
+        "batch_size": 90,
+    }
+    federation = {
+        "protocol": {"kind": "secagg", "assumed_dropout": 0.2},
+        "mechanism": {
+            "kind": "discrete_gaussian",
+            "noise_multiplier": 4.0,
+            "assumed_dropout": 0.4,
+        },
+        "dropouts": {"after_shares": 0.1, "after_masked_input": 0.05},
+    }
+    return silos | {"trainer": trainer, "federation": federation}
+
+
 @pytest.fixture(scope="module")
 def ray_local() -> Iterator[None]:
     """One Ray of two CPUs for the module, on loopback, ended with it."""

@@ -12,7 +12,7 @@ coordinate, and two of them are as close to orthogonal as two points of the sphe
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,7 +33,7 @@ from codex_ray.privacy.empirical_estimates import (
 from codex_ray.privacy.mechanisms import Fact
 from codex_ray.privacy.passengers import Told
 from codex_ray.randomness import SeedTree
-from codex_ray.types import ClientId
+from codex_ray.types import ClientId, Residues
 
 TIMES_THE_CLIP = 10.0
 MOST_SHOWN = 5.0
@@ -132,6 +132,19 @@ class CanaryTraining:
             for client in clients
         ]
         return torch.stack(updates) if updates else torch.zeros((0, self.canaries.dimension))
+
+    def summed(
+        self,
+        params: torch.Tensor,
+        client: ClientId,
+        round: int,
+        *,
+        clip_norm: float,
+        take: Callable[[Iterator[torch.Tensor]], Residues],
+    ) -> Residues:
+        """What a real client sends; a canary is one update, and has no steps to add up."""
+        assert self.trainer is not None and client < self.canaries.first
+        return self.trainer.summed(params, client, round, clip_norm=clip_norm, take=take)
 
     def tell(
         self, params: torch.Tensor, clients: Sequence[ClientId], asked: Collection[Fact]

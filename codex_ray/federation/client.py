@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,10 +22,12 @@ from codex_ray.federation.messages import (
 from codex_ray.federation.sessions import Sessions
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.mechanisms import Fact, PrivacyMechanism
+from codex_ray.privacy.noise_inside import NoiseInside, rounded_sum
 from codex_ray.privacy.passengers import Told
+from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Randomness
 from codex_ray.secagg.protocols import SumProtocol
-from codex_ray.types import ClientId, SessionContext
+from codex_ray.types import ClientId, Residues, SessionContext
 from codex_ray.wire import Frame, Message, read_frame
 
 LOG = logging.getLogger(__name__)
@@ -38,6 +40,18 @@ class LocalTrainer(Protocol):
         self, params: torch.Tensor, clients: Sequence[ClientId], round: int
     ) -> torch.Tensor:  # [n, d]
         """The updates [n, d] of `clients`, in their order."""
+        ...
+
+    def summed(
+        self,
+        params: torch.Tensor,
+        client: ClientId,
+        round: int,
+        *,
+        clip_norm: float,
+        take: Callable[[Iterator[torch.Tensor]], Residues],
+    ) -> Residues:
+        """What `take` makes of the clipped steps of the client's records, chunk by chunk [n, d]."""
         ...
 
     def tell(
@@ -80,6 +94,7 @@ class Host:
         protocol: SumProtocol,
         codec: Codec,
         randomness: Randomness,
+        by_record: bool = False,
         debug: bool = False,
         fold: bool = True,
     ) -> None:
@@ -87,6 +102,7 @@ class Host:
         self._mechanism = mechanism
         self._codec = codec
         self._randomness = randomness
+        self._by_record = by_record
         self._debug = debug
         self._sessions = Sessions(protocol, fold=fold)
         self._clients: dict[ClientId, _Client] = {}
@@ -126,7 +142,6 @@ class Host:
         """Trains `clients` and keeps each one's encoded update for the session to come."""
         self._sessions.begin()
         params = torch.from_numpy(np.require(task.params, requirements=["W"]))
-        updates = self._trainer.train(params, clients, task.round)  # [n, d]
         context = SessionContext(
             run=task.run,
             round=task.round,
@@ -137,6 +152,13 @@ class Host:
         )
         state = tuple(float(number) for number in task.mechanism)
         rotation = self._codec.rotation(self._randomness.public.stream("rotation", task.round))
+        if self._by_record:
+            for client in clients:
+                summand = self._sum_of_steps(params, client, task.round, rotation=rotation)
+                self._sessions.seat(client, context, summand=summand)
+                self._clients[client] = _Client((task.round, task.attempt), 0.0, 0.0)
+            return
+        updates = self._trainer.train(params, clients, task.round)  # [n, d]
         for client, update, told in zip(clients, updates, self._told(params, clients), strict=True):
             summand = self._mechanism.encode(
                 update,
@@ -157,6 +179,23 @@ class Host:
                     else 0.0
                 ),
             )
+
+    def _sum_of_steps(
+        self, params: torch.Tensor, client: ClientId, round: int, *, rotation: Rotation | None
+    ) -> Residues:
+        """The client's records' steps, each rounded by itself, and its part of the noise."""
+        mechanism, codec, secret = self._mechanism, self._codec, self._randomness.secret
+        assert isinstance(mechanism, NoiseInside)  # The experiment was checked for it.
+        draws = secret.stream("rounding", round, client)
+        words = self._trainer.summed(
+            params,
+            client,
+            round,
+            clip_norm=codec.allowed_norm,
+            take=lambda steps: rounded_sum(steps, codec, rotation=rotation, draws=draws),
+        )
+        noise = secret.stream("noise share", round, client)
+        return mechanism.noised(words, codec, noise=noise)
 
     def _told(self, params: torch.Tensor, clients: Sequence[ClientId]) -> Sequence[Told | None]:
         """What each client adds to the sum beside its update; None where nothing is asked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,7 +15,13 @@ from codex_ray.federation.charges import Charge, Survivors
 from codex_ray.federation.faults import Dropouts
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
-from codex_ray.privacy.claims import CENTRAL, DISTRIBUTED, DISTRIBUTED_OUTSIDE, LOCAL_CLIENT
+from codex_ray.privacy.claims import (
+    CENTRAL,
+    DISTRIBUTED,
+    DISTRIBUTED_OUTSIDE,
+    LOCAL_CLIENT,
+    SHARED_STEP,
+)
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism, PrivacyMechanism
@@ -60,8 +67,18 @@ class Federation(Component):
         default=Dropouts(), description="Clients that go silent, by the point at which they do."
     )
 
-    def codec(self, *, population: int, dimension: int) -> Codec:
-        """The encoding of this federation's summands, for every client and the server."""
+    def codec(self, *, population: int, dimension: int, records: int | None = None) -> Codec:
+        """The encoding of this federation's summands, for every client and the server.
+
+        `records` is the most summands that all clients together add up, where each has several.
+        """
+        if records is not None and isinstance(self.mechanism, NoiseInside):
+            return self.mechanism.codec(
+                dimension=dimension,
+                summands=records,
+                expected=self.sampler.expected(population),
+                bringers=self.sampler.largest(population),
+            )
         return self.mechanism.codec(
             dimension=dimension,
             summands=max(1, self.sampler.largest(population)),
@@ -122,6 +139,13 @@ class Federation(Component):
         if isinstance(sampler, PoissonCohorts):
             found.append(Charge(DISTRIBUTED_OUTSIDE, amplified, hidden=True))
         return found
+
+    def shared_step(
+        self, sampled: Callable[[DpEvent], DpEvent], *, codec: Codec | None, population: int
+    ) -> Charge:
+        """What a round costs a record, where each client's records share one noised step."""
+        price = partial(_price, self.mechanism, codec, self.sampler.expected(population))
+        return Charge(SHARED_STEP, lambda survivors: sampled(price(survivors)), hidden=False)
 
     def check(self, population: int, *, rounds: int, delta: float) -> None:
         """Refuses what cannot run on this population, before anything does.

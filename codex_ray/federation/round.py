@@ -79,6 +79,8 @@ class Round:
     budget: float | None
     randomness: Randomness
     transport: Transport
+    divisor: float
+    """What a released sum is divided by: public, and never the number that were really there."""
 
     def run(
         self, state: ServerState, *, cohort: tuple[ClientId, ...], attempt: int
@@ -104,7 +106,7 @@ class Round:
             released = federation.mechanism.release(
                 group,
                 codec=self.codec,
-                expected=federation.sampler.expected(self.population),
+                expected=self.divisor,
                 noise=self.randomness.secret.stream("release", state.round),
                 rotation=self.codec.rotation(
                     self.randomness.public.stream("rotation", state.round)

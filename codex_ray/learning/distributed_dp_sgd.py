@@ -13,7 +13,7 @@ one record more can move each of its D coordinates to another neighbour: sqrt(D)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Literal
 
 import torch
@@ -25,12 +25,8 @@ from codex_ray.learning.clipped_sums import clipped_gradients
 from codex_ray.learning.models import Model
 from codex_ray.learning.per_record import check_model
 from codex_ray.learning.trainers import as_tensors
-from codex_ray.privacy.codec import Codec
-from codex_ray.privacy.quantisation import no_words
-from codex_ray.privacy.rotation import Rotation
-from codex_ray.randomness import SeedTree, Stream
-from codex_ray.types import Component, Residues
-from codex_ray.types import reduce as reduce_words
+from codex_ray.randomness import SeedTree
+from codex_ray.types import Component
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -125,18 +121,3 @@ class DistributedDpSgd(Component):
         for chunk in self.steps(model, params, records, streams=streams):
             total += chunk.sum(0)
         return total
-
-
-def rounded_sum(
-    steps: Iterable[torch.Tensor], codec: Codec, *, rotation: Rotation | None, draws: Stream
-) -> Residues:
-    """The sum [codec.length] of `steps`, chunks [n, d], each of them rounded by itself.
-
-    One record more adds words of norm clip_norm / step at most: rounding is conditional. Steps are
-    to be clipped to `codec.allowed_norm`, or rounding would shorten them.
-    """
-    total = no_words(codec.length, bits=codec.bits)
-    for chunk in steps:
-        for step in chunk:
-            total += codec.encode(step, rotation=rotation, draws=draws)
-    return reduce_words(total, codec.bits)

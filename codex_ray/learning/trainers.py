@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from codex_ray.learning.models import Model, loss_sum
 from codex_ray.privacy.mechanisms import Fact
 from codex_ray.privacy.passengers import Told
 from codex_ray.randomness import SeedTree
-from codex_ray.types import ClientId, Component
+from codex_ray.types import ClientId, Component, Residues
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -44,6 +44,42 @@ class Trainer(Protocol):
     def event(self) -> DpEvent | None:
         """What one update costs a record of its client; None: no record-level claim."""
         ...
+
+
+@runtime_checkable
+class StepTrainer(Protocol):
+    """A trainer whose clients send the sum of their records' steps, each rounded by itself."""
+
+    @property
+    def divisor(self) -> float:
+        """What the released sum of all clients is divided by to be an update."""
+        ...
+
+    @property
+    def summands(self) -> int:
+        """For how many records' steps the words of a sum need room."""
+        ...
+
+    def sampled(self, inner: DpEvent) -> DpEvent:
+        """What a round costs a record when the noised sum that holds its step costs `inner`."""
+        ...
+
+    def steps(
+        self,
+        model: Model,
+        params: torch.Tensor,
+        records: Records,
+        *,
+        streams: SeedTree,
+        clip_norm: float,
+    ) -> Iterator[torch.Tensor]:
+        """The step of each sampled record, at most `clip_norm` long, in chunks [n, d]."""
+        ...
+
+
+Take: TypeAlias = Callable[[Iterator[torch.Tensor]], Residues]
+"""Rounds chunks [n, d] of steps and adds them up."""
+_Result = TypeVar("_Result")
 
 
 class Sgd(Component):
@@ -126,13 +162,36 @@ class LocalTraining:
         return torch.stack(updates) if updates else torch.zeros((0, self.model.dimension))
 
     def _update(self, params: torch.Tensor, client: ClientId, round: int) -> torch.Tensor:
+        def train(records: Records, streams: SeedTree) -> torch.Tensor:
+            return self.trainer.train(self.model, params, records, streams=streams)
+
+        return self._keyed(client, round, train)
+
+    def _keyed(
+        self, client: ClientId, round: int, work: Callable[[Records, SeedTree], _Result]
+    ) -> _Result:
+        """What `work` makes of the client's records, with all its randomness keyed."""
         records = self.dataset.client(client)
         check_labels(records, self.model.outputs, where=f"client {client}")
         streams = self.streams.child("train", round, client)
         with torch.random.fork_rng(devices=[]):
             # Layers such as Dropout draw from torch's global generator: key that too.
             torch.manual_seed(int(streams.stream("layers").words(1)[0] >> 1))
-            return self.trainer.train(self.model, params, records, streams=streams)
+            return work(records, streams)
+
+    def summed(
+        self, params: torch.Tensor, client: ClientId, round: int, *, clip_norm: float, take: Take
+    ) -> Residues:
+        """What `take` makes of the clipped steps of the client's records, chunk by chunk [n, d]."""
+        assert isinstance(self.trainer, StepTrainer)  # The experiment was checked for it.
+        trainer = self.trainer
+
+        def steps(records: Records, streams: SeedTree) -> Residues:
+            return take(
+                trainer.steps(self.model, params, records, streams=streams, clip_norm=clip_norm)
+            )
+
+        return self._keyed(client, round, steps)
 
     def tell(
         self, params: torch.Tensor, clients: Sequence[ClientId], asked: Collection[Fact]

@@ -51,6 +51,7 @@ class Codec:
         clip_norm: largest norm of an update; None where the mechanism bounds none.
         noise: standard deviation of the noise that the summands bring to the sum, in the units of
             the update; 0 where noise is added after the sum.
+        bringers: by how many equal parts that noise comes; None for one with each summand.
         aboard: what rides behind the update.
     """
 
@@ -60,6 +61,7 @@ class Codec:
     bound: float
     clip_norm: float | None = None
     noise: float = 0.0
+    bringers: int | None = None
     aboard: tuple[Passenger, ...] = ()
 
     def __post_init__(self) -> None:

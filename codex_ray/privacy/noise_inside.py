@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -28,6 +29,7 @@ from codex_ray.privacy.inverse_cdf import WIDEST, Draws
 from codex_ray.privacy.mechanisms import Fact, Release, State, clipped
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.privacy.passengers import Told
+from codex_ray.privacy.quantisation import no_words
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.privacy.skellam import skellam
 from codex_ray.randomness import Stream
@@ -99,14 +101,24 @@ class NoiseInside(Component):
             )
         return left
 
-    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
+    def codec(
+        self,
+        *,
+        dimension: int,
+        summands: int,
+        expected: float | None = None,
+        bringers: int | None = None,
+    ) -> Codec:
         """The grid on which the noised sum of everybody about never wraps.
+
+        `bringers` is how many clients bring noise, where each adds up several summands of its own.
 
         Raises:
             ConfigError: the words are too short for it, or one client's noise too wide.
         """
-        honest = self.honest(summands if expected is None else expected)
-        noise = self.noise_multiplier * self.clip_norm * math.sqrt(summands / honest)
+        parts = summands if bringers is None else bringers
+        honest = self.honest(parts if expected is None else expected)
+        noise = self.noise_multiplier * self.clip_norm * math.sqrt(parts / honest)
         codec = Codec(
             self.encoding,
             dimension,
@@ -143,11 +155,15 @@ class NoiseInside(Component):
         if noise is None:
             raise ValueError("the client brings noise: give its own secret stream of this round")
         words = codec.encode(clipped(update, codec.allowed_norm), rotation=rotation, draws=draws)
+        return self.noised(words, codec, noise=noise)
+
+    def noised(self, words: Residues, codec: Codec, *, noise: Stream) -> Residues:
+        """The words [codec.length] with one client's part of the noise on them."""
         drawn = self._draw(noise, codec.width, deviation_of(codec))
         # Two's complement: the low bits of a sum are the sum of the low bits.
         words += drawn.astype(word_type(codec.bits))
-        noised: Residues = reduce_words(words, codec.bits)
-        return noised
+        reduced: Residues = reduce_words(words, codec.bits)
+        return reduced
 
     def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
         """The norm of update and noise together."""
@@ -183,7 +199,7 @@ class NoiseInside(Component):
         """
         if codec is None:
             raise ValueError("the noise is counted in steps: give the codec of the federation")
-        size = codec.summands if expected is None else expected
+        size = (codec.bringers or codec.summands) if expected is None else expected
         fewest = self.fewest(size)
         step = max(1, int(size) // SURVIVOR_GRID)
         seen = fewest if survivors is None else max(fewest, survivors // step * step)
@@ -240,6 +256,21 @@ class SkellamNoise(NoiseInside):
         return SkellamSum(summands * deviation**2, l2, l1)
 
 
+def rounded_sum(
+    steps: Iterable[torch.Tensor], codec: Codec, *, rotation: Rotation | None, draws: Stream
+) -> Residues:
+    """The sum [codec.length] of `steps`, chunks [n, d], each of them rounded by itself.
+
+    One record more adds words of norm clip_norm / step at most: rounding is conditional. Steps are
+    to be clipped to `codec.allowed_norm`, or rounding would shorten them.
+    """
+    total = no_words(codec.length, bits=codec.bits)
+    for chunk in steps:
+        for step in chunk:
+            total += codec.encode(step, rotation=rotation, draws=draws)
+    return reduce_words(total, codec.bits)
+
+
 def deviation_of(codec: Codec) -> float:
     """The standard deviation of the noise that one client brings, in steps of the grid."""
-    return codec.noise / math.sqrt(codec.summands) / codec.grid.step
+    return codec.noise / math.sqrt(codec.bringers or codec.summands) / codec.grid.step

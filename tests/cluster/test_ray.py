@@ -53,7 +53,14 @@ def plain(silos: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("experiment", "hosts"),
-    [("silos", CLIENTS), ("devices", 1), ("devices", 2), ("adaptive", 2), ("inside", 2)],
+    [
+        ("silos", CLIENTS),
+        ("devices", 1),
+        ("devices", 2),
+        ("adaptive", 2),
+        ("inside", 2),
+        ("shared", 3),
+    ],
 )
 def test_ray_gives_the_local_model_on_any_number_of_hosts(
     experiment: str, hosts: int, request: pytest.FixtureRequest, tmp_path: Path

@@ -26,10 +26,12 @@ def lines(result: RunResult) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside"])
+@pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside", "shared"])
 def test_every_protocol_gives_the_same_model(experiment, request, tmp_path) -> None:
     config = request.getfixturevalue(experiment)
-    kinds = ["ideal", "secagg", "secagg_plus"] + ["clear"] * (experiment != "inside")
+    kinds = ["ideal", "secagg", "secagg_plus"] + ["clear"] * (
+        experiment not in ("inside", "shared")
+    )
     results = {
         kind: codex_ray.run(config, {"federation.protocol.kind": kind}, out=tmp_path / kind)
         for kind in kinds
@@ -59,7 +61,7 @@ def interrupt_after(rounds: int):
     return watch
 
 
-@pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside"])
+@pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside", "shared"])
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_is_the_uninterrupted_one(experiment, after, request, tmp_path) -> None:
     config = request.getfixturevalue(experiment)

@@ -12,11 +12,12 @@ import torch
 from codex_ray.data.dataset import Records
 from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.clipped_sums import clipped_sum
-from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd, rounded_sum
+from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.models import Mlp, Model
 from codex_ray.learning.trainers import as_tensors
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.noise_inside import rounded_sum
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import SeedTree
 from codex_ray.types import reduce as reduce_words
