@@ -133,7 +133,10 @@ class Experiment(Component):
         """The trainer's clip norm is the mechanism's too, where it clips records for it."""
         try:
             mechanism = data["federation"]["mechanism"]
-            if data["trainer"]["kind"] != "distributed_dp_sgd" or "clip_norm" in mechanism:
+            brings = mechanism["kind"] in ("discrete_gaussian", "skellam")
+            if data["trainer"]["kind"] != "distributed_dp_sgd" or not brings:
+                return data
+            if "clip_norm" in mechanism:
                 return data
             shared = dict(mechanism) | {"clip_norm": data["trainer"]["clip_norm"]}
         except (KeyError, TypeError):

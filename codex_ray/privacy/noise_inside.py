@@ -126,6 +126,7 @@ class NoiseInside(Component):
             self.clip_norm,
             clip_norm=self.clip_norm,
             noise=noise,
+            bringers=bringers,
         )
         deviation = deviation_of(codec)
         if deviation > WIDEST:

@@ -227,3 +227,39 @@ def test_against_the_server_no_sampling_counts_and_against_outsiders_it_does(ins
 def test_with_everyone_in_every_round_there_is_one_claim(inside) -> None:
     (only,) = charges(experiment_from(inside))
     assert only.claim.name == "U4" and only.claim.neighbours == "zero_out"
+
+
+@KINDS
+def test_clients_that_add_up_many_records_bring_their_own_part_and_no_more(kind) -> None:
+    """The noise is shared among the clients, however many summands each has."""
+    mechanism = kind(clip_norm=0.5, noise_multiplier=3.0)
+    codec = mechanism.codec(dimension=D, summands=900, expected=10.0, bringers=10)
+    honest, step = mechanism.honest(10.0), codec.grid.step
+    assert deviation_of(codec) * step == pytest.approx(3.0 * 0.5 / math.sqrt(honest))
+    event = mechanism.event(codec=codec, expected=10.0)
+    variance = getattr(event, "variance", None) or event.summands * event.local_sigma**2
+    assert math.sqrt(variance) / event.l2 == pytest.approx(3.0)
+
+
+def test_a_shared_step_is_one_claim_about_records(shared) -> None:
+    (only,) = charges(experiment_from(shared))
+    assert (only.claim.name, only.claim.unit) == ("L2", "record")
+    assert only.event(None).sampling_probability == 0.5
+    assert not only.hidden
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"mechanism": {"kind": "none"}}, "clients send sums without noise"),
+        ({"sampler": {"kind": "poisson", "rate": 0.9}}, "set kind to all"),
+        (
+            {"mechanism": {"kind": "skellam", "clip_norm": 1.0, "noise_multiplier": 1.0}},
+            "clipped to trainer.clip_norm, 0.5: leave it out",
+        ),
+    ],
+)
+def test_a_shared_step_without_what_makes_it_private_is_refused(change, why, shared) -> None:
+    shared["federation"] |= change
+    with pytest.raises(ConfigError, match=why):
+        assemble(experiment_from(shared))
