@@ -14,13 +14,15 @@ from codex_ray.privacy.ledger import EVERYONE
 class Cost:
     """What a holder who takes part in every round has spent after `rounds` rounds.
 
-    `affordable` is False from the first round on that the budget would stop.
+    `affordable` is False from the first round on that the budget would stop; `accountant` says in
+    words how epsilon was found, and between which neighbours.
     """
 
     rounds: int
     unit: str
     epsilon: float
     affordable: bool
+    accountant: str
 
 
 def costs(experiment: Experiment) -> Iterator[Cost]:
@@ -34,10 +36,11 @@ def costs(experiment: Experiment) -> Iterator[Cost]:
         for charge, ledger in zip(priced, ledgers, strict=True):
             ledger.charge(charge.event(None), [EVERYONE])
             spend = ledger.spends([EVERYONE], assumptions=())[0]
-            found.append((charge.claim.label, spend.epsilon))
-        stopped = stopped or any(budget is not None and eps > budget for _, eps in found)
-        for label, epsilon in found:
-            yield Cost(number, label, epsilon, not stopped)
+            neighbours = charge.claim.neighbours.replace("_", " ")
+            found.append((charge.claim.label, spend.epsilon, f"{spend.accountant}, {neighbours}"))
+        stopped = stopped or any(budget is not None and eps > budget for _, eps, _ in found)
+        for label, epsilon, accountant in found:
+            yield Cost(number, label, epsilon, not stopped, accountant)
 
 
 def claims(experiment: Experiment) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: `codex-ray run | sweep | account | bench | schema`."""
+"""The command line: `codex-ray run | sweep | account | keys | bench | schema`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codex_ray import __version__
-from codex_ray.errors import CodexRayError, ConfigError, InputError
+from codex_ray.errors import CodexRayError, ConfigError, InputError, RunDirectoryError
 
 if TYPE_CHECKING:
     from codex_ray.federation.state import RoundResult
+    from codex_ray.records.run_directory import RunDirectory
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -63,10 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(sweep)
     sweep.set_defaults(command=_sweep)
 
-    account = commands.add_parser("account", help="print what an experiment will cost in privacy")
-    account.add_argument("file", help="the experiment's YAML")
-    _add_set(account)
-    account.set_defaults(command=_account)
+    _add_account(commands)
+    _add_keys(commands)
+    _add_audit(commands)
 
     bench = commands.add_parser(
         "bench", help="measure secure aggregation beside what it cannot be faster than"
@@ -91,6 +91,60 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_account(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    account = commands.add_parser(
+        "account",
+        help="print what an experiment will cost in privacy, or check what a run says it did cost",
+        description="With FILE: what the experiment will cost in privacy. With --verify RUN: "
+        "computes everything in a run's privacy.json again from its config.yaml and rounds.jsonl, "
+        "and checks the signature with the public key in --trust.",
+        epilog="Exit status of --verify: 0 if everything agrees and the trusted key signed it; 1 "
+        "if anything differs, each thing on a line; 2 if nothing differs but no --trust was given, "
+        "so that anybody could have written it (and for input that cannot be used).",
+    )
+    account.add_argument("file", nargs="?", help="the experiment's YAML")
+    account.add_argument("--verify", metavar="RUN", help="check the certificate of a finished run")
+    account.add_argument(
+        "--trust",
+        metavar="FILE",
+        help="the public key of whoever you believe, from them and not from the run",
+    )
+    _add_set(account)
+    account.set_defaults(command=_account)
+
+
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    audit = commands.add_parser(
+        "audit", help="try an experiment's noise, clipping and sampling against its ledger"
+    )
+    audit.add_argument("run", help="a run's directory, or an experiment's YAML")
+    audit.add_argument(
+        "--canaries",
+        type=int,
+        metavar="N",
+        help="canaries in a probe (default: the experiment's audit.canaries, or 500)",
+    )
+    audit.add_argument("--json", metavar="FILE", help="write the verdicts to a file as well")
+    _add_set(audit)
+    audit.set_defaults(command=_audit)
+
+
+def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    keys = commands.add_parser("keys", help="make the key that signs certificates, or show it")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    for name, words, command in (
+        ("init", "make a key pair; never overwrites one", _keys_init),
+        ("show", "print the fingerprint and where the files are", _keys_show),
+    ):
+        action = actions.add_parser(name, help=words)
+        action.add_argument(
+            "--out",
+            metavar="DIR",
+            help="folder of the key (default: $CODEX_RAY_KEYS, or ~/.config/codex_ray)",
+        )
+        action.set_defaults(command=command)
+
+
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -105,6 +159,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from codex_ray.api import RUNS, open_run, plan, run
+    from codex_ray.certifying.terms import delta_warnings
     from codex_ray.config import parse_overrides
     from codex_ray.records.console import Progressing
     from codex_ray.records.run_directory import RunDirectory
@@ -133,6 +188,8 @@ def _run(arguments: argparse.Namespace) -> int:
             progress.round(result)
 
     console.print(f"{experiment.name}: {experiment.rounds} rounds in {where}, into {out}")
+    for warning in delta_warnings(experiment):
+        console.print(f"warning: {warning}", highlight=False)
     try:
         with progress.shown():
             if arguments.resume is not None:
@@ -199,6 +256,7 @@ def _show(console: object, directory: str) -> None:
     console.print()
     for name, value in [
         *facts(result),
+        ("certificate", _certificate(files)),
         ("run directory", str(files.path)),
         ("report", f"{files.report} (picture: {files.picture.name})"),
         ("TensorBoard", f"tensorboard --logdir {files.tensorboard}"),
@@ -206,14 +264,68 @@ def _show(console: object, directory: str) -> None:
         console.print(f"{name:<24}{value}", soft_wrap=True, highlight=False)
 
 
+def _certificate(files: RunDirectory) -> str:
+    """What became of a finished run's certificate, in a line."""
+    from codex_ray.records.certificate import page_of, read_document
+
+    try:
+        document = read_document(files)
+    except RunDirectoryError as error:
+        return str(error)
+    return document.refused or f"{page_of(files)}, {document.signed_in_words}"
+
+
 def _account(arguments: argparse.Namespace) -> int:
+    if arguments.verify is not None:
+        return _verify(arguments)
+    if arguments.file is None:
+        raise ConfigError("account: give the experiment's YAML, or --verify RUN")
+    if arguments.trust is not None:
+        raise ConfigError("--trust: is the key to check a run with: give --verify RUN as well")
+    return _forecast(arguments)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Prints what checking a run's certificate came to."""
+    from codex_ray.certifying.verify import verify
+
+    if arguments.file is not None or arguments.set:
+        raise ConfigError("--verify: a run has its own configuration: give neither FILE nor --set")
+    trust = None if arguments.trust is None else Path(arguments.trust)
+    found = verify(Path(arguments.verify), trust=trust)
+    for line in found.differences:
+        print(f"differs: {line}")
+    for note in found.notes:
+        print(f"note: {note}")
+    document = found.document
+    if found.differences or document is None or document.certificate is None:
+        print(f"NOT VERIFIED: {len(found.differences)} differences")
+        return found.status
+    for claim in document.certificate.claims:
+        spent = claim.accounting
+        print(
+            f"recomputed: epsilon {spent.epsilon:.4f} at delta {spent.delta:g} for one "
+            f"{claim.unit}, against {claim.against}"
+        )
+    if found.pinned and document.signature is not None:
+        print(f"VERIFIED: signed by {document.signature.key}")
+    else:
+        print(
+            "NOT VERIFIED: everything agrees, but anybody could have written it: give the public "
+            "key of whoever you believe as --trust FILE"
+        )
+    return found.status
+
+
+def _forecast(arguments: argparse.Namespace) -> int:
+    """Prints the cost of an experiment that has not run."""
     from rich.console import Console
     from rich.table import Table
 
     from codex_ray.accounting import claims, costs
     from codex_ray.api import plan
+    from codex_ray.certifying.terms import delta_warnings
     from codex_ray.config import parse_overrides
-    from codex_ray.privacy.ledger import accountant_in_words
 
     experiment = plan(arguments.file, parse_overrides(arguments.set))
     console = Console(markup=False)
@@ -225,16 +337,71 @@ def _account(arguments: argparse.Namespace) -> int:
         return 0
     for said in words:
         console.print(f"{experiment.name}: {said}", highlight=False)
-    table = Table(
-        title=f"{accountant_in_words()}, delta {experiment.budget.delta:g}, add or remove one"
-    )
+    for warning in delta_warnings(experiment):
+        console.print(f"warning: {warning}", highlight=False)
+    found = list(costs(experiment))
+    table = Table(title=f"at delta {experiment.budget.delta:g}")
     for heading in ("after round", "unit", "epsilon", "budget"):
         table.add_column(heading, justify="right")
-    for cost in costs(experiment):
+    for cost in found:
         verdict = "" if cost.affordable else "over: the run stops before this round"
         table.add_row(str(cost.rounds), cost.unit, f"{cost.epsilon:.4f}", verdict)
     console.print(table)
+    for said in dict.fromkeys(f"{cost.unit}: by {cost.accountant}" for cost in found):
+        console.print(said, highlight=False)
     return 0
+
+
+def _keys_init(arguments: argparse.Namespace) -> int:
+    from codex_ray.records.keys import key_folder, make_keys
+
+    key, public = make_keys(_folder(arguments) or key_folder())
+    print(f"{key.public.fingerprint}")
+    print(f"public key, to hand out: {public}")
+    print(f"private key, for its owner alone: {public.parent}")
+    return 0
+
+
+def _keys_show(arguments: argparse.Namespace) -> int:
+    from codex_ray.records.keys import PUBLIC_NAME, key_folder, read_signing_key
+
+    folder = _folder(arguments) or key_folder()
+    key = read_signing_key(folder)
+    if key is None:
+        raise InputError(f"{folder}: there is no key in it: make one with codex-ray keys init")
+    print(f"{key.public.fingerprint}")
+    print(f"public key, to hand out: {folder / PUBLIC_NAME}")
+    return 0
+
+
+def _folder(arguments: argparse.Namespace) -> Path | None:
+    return None if arguments.out is None else Path(arguments.out)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from codex_ray.api import plan
+    from codex_ray.auditing import Auditor
+    from codex_ray.config import parse_overrides
+    from codex_ray.experiment import Audit, assemble, single_thread
+    from codex_ray.records.run_directory import RunDirectory, to_json_bytes
+
+    path = Path(arguments.run)
+    file = RunDirectory(path).config if path.is_dir() else path
+    experiment = plan(file, parse_overrides(arguments.set))
+    canaries = arguments.canaries or (experiment.audit or Audit()).canaries
+    single_thread()
+    console, verdicts = Console(markup=False, highlight=False), []
+    for verdict in Auditor(assemble(experiment), canaries).verdicts():
+        verdicts.append(verdict)
+        console.print(f"{'passed' if verdict.passed else 'FAILED'}  {verdict.words}")
+    if arguments.json is not None:
+        found = {"verdicts": [verdict.to_json() for verdict in verdicts]}
+        Path(arguments.json).write_bytes(to_json_bytes(found))
+    failed = sum(not verdict.passed for verdict in verdicts)
+    console.print(f"{experiment.name}: {len(verdicts) - failed} of {len(verdicts)} passed")
+    return 1 if failed else 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,145 @@
+"""Sampling as it is done against sampling as it is accounted: unequal, and there is no certificate.
+
+What is accounted stands in the ledger's events. What is done is known by the function that draws,
+and not by the name of its kind: a sampler that says "poisson" and deals out shuffled batches has
+another function. Of cohorts the sizes are in the journal, and have to look drawn as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from codex_ray.certifying.terms import Terms
+from codex_ray.errors import PrivacyError
+from codex_ray.federation.charges import Charge
+from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
+from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
+from codex_ray.records.certificate import Sampling
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+RARE: Final = 1e-9
+"""The chance at which sound cohorts are refused."""
+
+POISSON: Final = "poisson"
+DRAWN_BY: Final[dict[Any, str]] = {
+    EveryClient.sample: "all",
+    PoissonCohorts.sample: POISSON,
+    FixedSize.sample: "fixed",
+    PoissonBatches.draw: POISSON,
+    ShuffledBatches.draw: "shuffled",
+}
+"""What each function that draws a cohort or a batch is known to do."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What draws, how, and with which parameter (a rate, or sizes); in words."""
+
+    how: str
+    parameter: float | tuple[int, int] | None
+    words: str
+
+
+def agreed_sampling(
+    terms: Terms, charge: Charge, events: Sequence[DpEvent], *, cohorts: Sequence[int]
+) -> Sampling:
+    """How the claim's unit is sampled, if every one of the `events` it paid assumes just that.
+
+    Raises:
+        PrivacyError: an event credits another sampling than is implemented, or `cohorts` have
+            sizes that such a sampling does not draw.
+    """
+    done = _drawn(terms, charge)
+    credited = [assumed for event in events if (assumed := _assumed(event)) is not None]
+    for how, parameter, words in credited:
+        if (how, parameter) != (done.how, done.parameter):
+            raise PrivacyError(
+                f"no certificate: the {charge.claim.unit}-level epsilon assumes {words}, but "
+                f"what is implemented is {done.words}: account for what is drawn, or draw what is "
+                "accounted"
+            )
+    if credited and charge.claim.unit == "client" and done.how == POISSON:
+        _check_sizes(cohorts, terms)
+    said = "; ".join(dict.fromkeys(words for _, _, words in credited))
+    return Sampling(
+        implemented=done.words,
+        assumed=said or "none: no credit is taken for it",
+        credited=bool(credited),
+    )
+
+
+def _drawn(terms: Terms, charge: Charge) -> Drawn:
+    """What really draws the claim's unit into a release."""
+    sampler, population = terms.experiment.federation.sampler, terms.population
+    if charge.claim.unit == "client":
+        how = DRAWN_BY.get(type(sampler).sample, "unknown")
+        match how:
+            case "all":
+                return Drawn(how, None, "every client in every round")
+            case "poisson":
+                rate = sampler.expected(population) / population
+                rate = float(getattr(sampler, "rate", rate))
+                return Drawn(how, rate, f"Poisson sampling at rate {rate:g} (clients of a round)")
+            case "fixed":
+                size = int(sampler.expected(population))
+                return Drawn(how, (population, size), f"{size} of {population} clients at once")
+        return Drawn(how, None, f"cohorts of kind {sampler.kind}")
+    batches: Any = getattr(terms.experiment.trainer, "batches", terms.experiment.trainer)
+    how = DRAWN_BY.get(getattr(type(batches), "draw", None), "unknown")
+    if how == POISSON:
+        rate = float(batches.sampling_rate)
+        return Drawn(how, rate, f"Poisson sampling at rate {rate:g} (records of a local step)")
+    if how == "shuffled":
+        return Drawn(how, None, "shuffled batches of a fixed size")
+    return Drawn(how, None, f"batches of kind {getattr(batches, 'kind', type(batches).__name__)}")
+
+
+def _assumed(event: DpEvent) -> tuple[str, float | tuple[int, int], str] | None:
+    """(how, parameter, words) of the sampling that an event takes credit for; None for none."""
+    import dp_accounting as dp
+
+    match event:
+        case dp.PoissonSampledDpEvent():
+            rate = float(event.sampling_probability)
+            return POISSON, rate, f"Poisson sampling at rate {rate:g}"
+        case dp.SampledWithoutReplacementDpEvent():
+            sizes = (int(event.source_dataset_size), int(event.sample_size))
+            return "fixed", sizes, f"{sizes[1]} of {sizes[0]} drawn at once"
+    return None
+
+
+def _check_sizes(cohorts: Sequence[int], terms: Terms) -> None:
+    """Passes if the sizes of cohorts can have been drawn by each client's own coin.
+
+    Two figures have an exact law: the sum of the sizes, and how many of them are the same.
+
+    Raises:
+        PrivacyError: one of them has a probability below `RARE`.
+    """
+    from scipy.stats import binom
+
+    population, rate = terms.population, terms.expected_cohort / terms.population
+    if not cohorts or rate >= 1:
+        return
+    total, trials = sum(cohorts), len(cohorts) * population
+    tails = binom.cdf(total, trials, rate), binom.sf(total - 1, trials, rate)
+    size, alike = Counter(cohorts).most_common(1)[0]
+    each = binom.pmf(np.arange(population + 1), population, rate)
+    same = float(np.sum(binom.sf(alike - 1, len(cohorts), each)))
+    for chance, odd in (
+        (2 * float(min(tails)), f"{total} in all"),
+        (same, f"{alike} of them have {size} clients"),
+    ):
+        if chance < RARE / 2:
+            raise PrivacyError(
+                f"no certificate: the {len(cohorts)} cohorts cannot have been drawn by Poisson "
+                f"sampling at rate {rate:g} of {population} clients: {odd}, which has a "
+                f"probability of {chance:.1e}: account for what is drawn"
+            )

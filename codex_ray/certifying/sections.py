@@ -1,0 +1,227 @@
+"""The parts of a certificate that follow from the configuration: setting, mechanism, and gaps."""
+
+from __future__ import annotations
+
+from codex_ray.certifying.terms import Terms
+from codex_ray.errors import PrivacyError
+from codex_ray.federation.charges import Charge
+from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.privacy.adaptive_clipping import BIT_SENSITIVITY, AdaptiveGaussian
+from codex_ray.privacy.local_gaussian import LocalGaussian
+from codex_ray.privacy.mechanisms import CentralGaussian
+from codex_ray.privacy.noise_inside import (
+    DiscreteGaussianNoise,
+    NoiseInside,
+    SkellamNoise,
+    deviation_of,
+)
+from codex_ray.records.certificate import Gap, Mechanism, Public, Setting, Severity
+
+TRUSTED = "trusted to add the noise, and to keep the sum before it to itself"
+
+
+def setting(terms: Terms) -> Setting:
+    """Who adds the noise, what is seen of it, and who is trusted with what."""
+    federation = terms.experiment.federation
+    mechanism, protocol = federation.mechanism, federation.protocol
+    if isinstance(mechanism, NoiseInside):
+        trust = "not trusted with noise, nor with anything but what `protection` says of sums"
+        if protocol.kind == "ideal":
+            trust = "trusted with every update here: `ideal` only stands for a secure sum"
+        inside = mechanism.conspirators(terms.expected_cohort)
+        conspirators = f"up to {inside} of a cohort, whose noise counts for nothing"
+        dropouts = (
+            f"a sum of fewer than {mechanism.fewest(terms.expected_cohort)} clients is not opened"
+        )
+    else:
+        central = mechanism.kind not in ("none", "local_gaussian")
+        trust = TRUSTED if central else "trusted with nothing: what it is sent is noised already"
+        share = getattr(protocol, "assumed_corrupt", None)
+        conspirators = (
+            "no assumption: no client's noise protects another"
+            if share is None
+            else f"up to {share:g} of a cohort, for the secure sum; no noise depends on them"
+        )
+        dropouts = "are drawn independently of the data; they lose no noise"
+    return Setting(
+        noise_added=_who_adds_noise(terms),
+        protocol=protocol.kind,
+        protection=protocol.protection,
+        server_trust=trust,
+        conspirators=conspirators,
+        dropouts=dropouts,
+    )
+
+
+def _who_adds_noise(terms: Terms) -> str:
+    said = []
+    if terms.experiment.trainer.event() is not None:
+        said.append("local: each client noises its own training")
+    match terms.experiment.federation.mechanism:
+        case NoiseInside():
+            said.append("distributed: clients bring parts of it inside the secure sum")
+        case LocalGaussian():
+            said.append("local: each client noises its whole update")
+        case mechanism if mechanism.kind != "none":
+            said.append("central: the coordinator noises the sum")
+    return "; ".join(said)
+
+
+def public(terms: Terms) -> Public:
+    """The sizes that anybody may know."""
+    return Public(
+        population=terms.population,
+        expected_cohort=terms.expected_cohort,
+        dimension=terms.dimension,
+    )
+
+
+def mechanism(terms: Terms, charge: Charge) -> Mechanism:
+    """What the claim's unit is clipped to, and the noise on it as it is added.
+
+    Raises:
+        PrivacyError: nothing is known here of how such a mechanism adds its noise.
+    """
+    trainer, noisy = terms.experiment.trainer, terms.experiment.federation.mechanism
+    if charge.claim.unit == "record":
+        if not isinstance(trainer, DpSgd):
+            raise PrivacyError(f"no certificate: trainer.kind {trainer.kind} has no section yet")
+        return Mechanism(
+            kind=f"dp_sgd ({trainer.batches.kind} batches)",
+            clipping="fixed: the gradient of each record, as a whole",
+            clip_norm=trainer.clip_norm,
+            sensitivity=f"{trainer.clip_norm:g} (one record more or less in a batch)",
+            noise_multiplier=trainer.noise_multiplier,
+            noise_deviation=trainer.noise_multiplier * trainer.clip_norm,
+            noise_on="the sum of a batch's clipped gradients, at every local step",
+            arithmetic="floating point",
+        )
+    match noisy:
+        case CentralGaussian():
+            return _central(noisy)
+        case AdaptiveGaussian():
+            return _adaptive(noisy, terms)
+        case LocalGaussian():
+            return _local(noisy)
+        case DiscreteGaussianNoise() | SkellamNoise():
+            return _inside(noisy, terms)
+    raise PrivacyError(f"no certificate: mechanism.kind {noisy.kind} has no section yet")
+
+
+def _central(noisy: CentralGaussian) -> Mechanism:
+    return Mechanism(
+        kind=noisy.kind,
+        clipping="fixed: the update of each client, as a whole",
+        clip_norm=noisy.clip_norm,
+        sensitivity=f"{noisy.clip_norm:g} (one client more or less in the sum, rounding included)",
+        noise_multiplier=noisy.noise_multiplier,
+        noise_deviation=noisy.noise_multiplier * noisy.clip_norm,
+        noise_on="the sum, before it is divided by the public expected cohort",
+        arithmetic="floating point",
+    )
+
+
+def _adaptive(noisy: AdaptiveGaussian, terms: Terms) -> Mechanism:
+    expected = terms.expected_cohort
+    return Mechanism(
+        kind=noisy.kind,
+        clipping=f"adaptive: follows quantile {noisy.quantile:g} of the norms, "
+        f"from {noisy.initial_clip:g}",
+        clip_norm=None,
+        sensitivity=f"the round's clip norm, and {BIT_SENSITIVITY:g} on the count of unclipped",
+        noise_multiplier=noisy.noise_multiplier,
+        noise_deviation=None,
+        noise_on=f"the sum ({noisy.update_noise(expected):.4g} times the round's clip norm) and "
+        f"the count of unclipped clients ({noisy.bit_noise(expected):.4g})",
+        arithmetic="floating point",
+    )
+
+
+def _local(noisy: LocalGaussian) -> Mechanism:
+    return Mechanism(
+        kind=noisy.kind,
+        clipping="fixed: the update of each client, as a whole",
+        clip_norm=noisy.clip_norm,
+        sensitivity=f"{2 * noisy.clip_norm:g} (between any two updates)",
+        noise_multiplier=noisy.noise_multiplier,
+        noise_deviation=noisy.noise_multiplier * noisy.clip_norm,
+        noise_on="each client's own update, before it leaves",
+        arithmetic="floating point",
+    )
+
+
+def _inside(noisy: DiscreteGaussianNoise | SkellamNoise, terms: Terms) -> Mechanism:
+    expected, codec = terms.expected_cohort, terms.codec
+    part = deviation_of(codec)
+    return Mechanism(
+        kind=noisy.kind,
+        clipping="fixed: the update of each client, as a whole, rounding included",
+        clip_norm=noisy.clip_norm,
+        sensitivity=f"{noisy.clip_norm:g} (a client takes part with an update of zero instead)",
+        noise_multiplier=noisy.noise_multiplier,
+        noise_deviation=part * codec.grid.step * noisy.honest(expected) ** 0.5,
+        noise_on=f"the sum of the fewest honest survivors ({noisy.honest(expected)}); each client "
+        f"brings {part:.4g} steps of a grid of {codec.grid.step:.4g}",
+        arithmetic="whole numbers",
+    )
+
+
+IN_EVERY_RUN: tuple[Gap, ...] = (
+    Gap(
+        what="search",
+        severity="Critical",
+        words="not accounted: whatever was chosen by looking at other runs on the same data "
+        "(noise, clip norm, rounds, this run among many)",
+    ),
+    Gap(
+        what="preparation",
+        severity="Critical",
+        words="ranges, labels, the model's form and its initial weights count as public: nothing "
+        "that was computed from private data may be in them",
+    ),
+    Gap(
+        what="metrics",
+        severity="Critical",
+        words="test metrics are exact: they cover nobody whose records are in the test set",
+    ),
+    Gap(what="timing", severity="Theoretical", words="how long a client or a round takes"),
+    Gap(
+        what="generator",
+        severity="Negligible",
+        words="noise is an AES-256 keystream read as draws: as good as random to whoever cannot "
+        "break AES",
+    ),
+    Gap(
+        what="arithmetic",
+        severity="Negligible",
+        words="rounding of clipped norms, and the accountant's own arithmetic",
+    ),
+)
+JOURNALS = Gap(
+    what="journals",
+    severity="Critical",
+    words="rounds.jsonl, tensorboard/ and checkpoint/ tell of cohorts: the coordinator's own, not "
+    "for whoever the claim is against",
+)
+FLOATING_POINT = Gap(
+    what="floating point",
+    severity="Theoretical",
+    words="the noise is floating-point Gaussian: attacks on its low-order bits (Mironov 2012; Jin "
+    "et al. 2022)",
+)
+SEVEREST_FIRST: tuple[Severity, ...] = ("Critical", "Theoretical", "Negligible")
+
+
+def gaps(terms: Terms) -> tuple[Gap, ...]:
+    """What no epsilon of this run covers, the worst first."""
+    experiment, found = terms.experiment, list(IN_EVERY_RUN)
+    if experiment.seed is not None:
+        found.insert(0, Gap(what="randomness", severity="Critical", words=terms.randomness))
+    if experiment.debug:
+        words = "norms under debug/ carry no noise"
+        found.append(Gap(what="debug", severity="Critical", words=words))
+    if experiment.federation.hides_cohorts:
+        found.append(JOURNALS)
+    if any(mechanism(terms, c).arithmetic == "floating point" for c in terms.charges):
+        found.append(FLOATING_POINT)
+    return tuple(sorted(found, key=lambda gap: SEVEREST_FIRST.index(gap.severity)))

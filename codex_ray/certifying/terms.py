@@ -1,0 +1,139 @@
+"""What a run's privacy account follows from: its configuration and two sizes, and no data.
+
+So whoever checks a certificate needs none, and runs none of the run's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from codex_ray.experiment import Assembled, Experiment, charges
+from codex_ray.federation.charges import Charge
+from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.privacy.claims import Claim
+from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.ledger import EVERYONE, Ledger, PrivacySpend
+from codex_ray.privacy.noise_inside import NoiseInside
+from codex_ray.records.result import SIMULATION, UNSEEDED
+
+
+@dataclass(frozen=True)
+class Terms:
+    """An experiment, how many clients there are, and how many parameters the model has."""
+
+    experiment: Experiment
+    population: int
+    dimension: int
+
+    @classmethod
+    def of(cls, assembled: Assembled) -> Terms:
+        """The terms of an experiment whose data and model are at hand."""
+        return cls(assembled.experiment, assembled.dataset.population, len(assembled.initial))
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The encoding of every summand."""
+        federation = self.experiment.federation
+        return federation.codec(population=self.population, dimension=self.dimension)
+
+    @cached_property
+    def charges(self) -> list[Charge]:
+        """What one round costs, for each claim."""
+        return charges(self.experiment, codec=self.codec, population=self.population)
+
+    @property
+    def expected_cohort(self) -> float:
+        """The public expected size of a cohort."""
+        return self.experiment.federation.sampler.expected(self.population)
+
+    @property
+    def shortfall(self) -> float:
+        """The part of delta that is the chance of a cohort too small for its sum."""
+        federation = self.experiment.federation
+        return federation.shortfall(self.population, rounds=self.experiment.rounds)
+
+    @property
+    def randomness(self) -> str:
+        """Whether the noise can be replayed, in words."""
+        return UNSEEDED if self.experiment.seed is None else SIMULATION
+
+    def fresh_ledgers(self) -> list[Ledger]:
+        """The ledgers before round 0."""
+        delta = self.experiment.budget.delta - self.shortfall
+        return [charge.ledger(delta) for charge in self.charges]
+
+
+def published(terms: Terms, ledgers: Sequence[Ledger]) -> list[Ledger]:
+    """The ledgers as they may be shown: where cohorts are hidden, nobody's number of rounds is."""
+    if not terms.experiment.federation.hides_cohorts:
+        return list(ledgers)
+    return [ledger.worst() for ledger in ledgers]
+
+
+def all_spends(terms: Terms, ledgers: Sequence[Ledger]) -> list[PrivacySpend]:
+    """What every holder of the published `ledgers` has spent, with what it rests on."""
+    found: list[PrivacySpend] = []
+    for ledger, charge in zip(ledgers, terms.charges, strict=True):
+        shared = EVERYONE in ledger.paid or charge.hidden
+        holders = (EVERYONE,) if shared else range(terms.population)
+        spends = ledger.spends(holders, assumptions=assumptions(terms, charge.claim))
+        found += [replace(spend, delta=terms.experiment.budget.delta) for spend in spends]
+    return found
+
+
+def assumptions(terms: Terms, claim: Claim) -> tuple[str, ...]:
+    """What must be true for the ledger's epsilon to be true, in words."""
+    federation = terms.experiment.federation
+    said = [terms.randomness]
+    said += [f"claim {claim.name} covers {claim.against}", *claim.assumes]
+    if claim.neighbours == "zero_out":
+        said.append("neighbouring: the client takes part with an update of zero")
+    if terms.shortfall and claim.unit == "client":
+        said.append(
+            f"delta includes {terms.shortfall:.1e}, the chance that a cohort of any round is "
+            "too small for its sum"
+        )
+    if federation.hides_cohorts and claim.sampling_counts:
+        said.append(
+            "the cohort of each round stays hidden from whoever reads the result: cohort sizes, "
+            "dropouts and bytes in rounds.jsonl and tensorboard/, and all of checkpoint/, are the "
+            "coordinator's own and outside the guarantee"
+        )
+    said.append("test metrics are exact: they cover nobody whose records are in the test set")
+    if not isinstance(federation.mechanism, NoiseInside) or claim.unit == "record":
+        said.append(
+            "noise is floating-point Gaussian: attacks on its low-order bits are not covered "
+            "(Mironov 2012)"
+        )
+    return tuple(said)
+
+
+def delta_warnings(experiment: Experiment, *, population: int | None = None) -> tuple[str, ...]:
+    """A line for each unit of which there are so many that delta is no small chance for one.
+
+    Publishing one of n units at random, whole, is (0, 1/n)-private: a delta of 1/n or more does not
+    rule that out. Without `population` it is the number of clients in the configuration, if that
+    has one. Of records only public constants tell how many a client holds: the divisor of a batch
+    and the rate at which it is drawn.
+    """
+    delta, said = experiment.budget.delta, []
+    if population is None:
+        population = getattr(experiment.data, "clients", None)
+    claimed = experiment.federation.mechanism.kind != "none"
+    if claimed and population is not None and delta >= 1 / population:
+        said.append(_too_large(delta, population, "clients"))
+    trainer = experiment.trainer
+    if isinstance(trainer, DpSgd):
+        held = max(1, round(trainer.batch_size / getattr(trainer.batches, "sampling_rate", 1.0)))
+        if delta >= 1 / held:
+            said.append(_too_large(delta, held, "records a client (batch_size / sampling_rate)"))
+    return tuple(said)
+
+
+def _too_large(delta: float, count: int, what: str) -> str:
+    return (
+        f"budget.delta is {delta:g}, and there are {count} {what}: from 1/{count} = "
+        f"{1 / count:.2g} on, giving one of them away whole keeps the promise: set it well below"
+    )
