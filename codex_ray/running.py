@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
+from codex_ray.certifying.issue import issue
+from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
 from codex_ray.experiment import Assembled
 from codex_ray.federation.run import Run
-from codex_ray.federation.state import RoundResult, ServerState
+from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import Transport
-from codex_ray.privacy.claims import Claim
-from codex_ray.privacy.ledger import EVERYONE, Ledger, PrivacySpend
-from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.observers import Observer, RoundLines, TensorBoard, show_audit
 from codex_ray.records.result import (
@@ -23,7 +21,6 @@ from codex_ray.records.result import (
     RunResult,
     parameters_sha256,
     write_model,
-    write_privacy,
 )
 from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
 
@@ -70,7 +67,9 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
     experiment = assembled.experiment
     state = Checkpoints(directory.checkpoint).load()
     population = assembled.dataset.population
-    spends = all_spends(assembled, state)
+    terms = Terms.of(assembled)
+    spends = all_spends(terms, published(terms, state.ledgers))
+    audit = _audit(assembled, directory, rounds=state.round)
     baselines = assembled.compare()
     words = UNSEEDED if experiment.seed is None else SIMULATION
     result = RunResult(
@@ -96,11 +95,11 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         baselines=baselines.summary() if baselines else {},
         alone=baselines.alone if baselines else [],
         wrap_probability=assembled.codec.wrap_probability,
-        audit=_audit(assembled, directory, rounds=state.round),
+        audit=audit,
         directory=str(directory.path),
     )
     write_model(directory, state.params, assembled.model.names())
-    write_privacy(directory, spends, ledgers=published(assembled, state), randomness=words)
+    issue(terms, state, directory, audit=audit or None)
     write_atomically(directory.result, to_json_bytes(result.model_dump(exclude={"directory"})))
     return result
 
@@ -115,50 +114,3 @@ def _audit(assembled: Assembled, directory: RunDirectory, *, rounds: int) -> lis
     verdicts = [verdict.to_json() for verdict in audited(assembled, asked.canaries)]
     show_audit(directory.tensorboard, verdicts, step=max(0, rounds - 1))
     return verdicts
-
-
-def all_spends(assembled: Assembled, state: ServerState) -> list[PrivacySpend]:
-    """What every holder of every ledger has spent, with the assumptions that it rests on."""
-    found = []
-    for ledger, charge in zip(published(assembled, state), assembled.charges, strict=True):
-        shared = EVERYONE in ledger.paid or charge.hidden
-        holders = (EVERYONE,) if shared else range(assembled.dataset.population)
-        said = assumptions(assembled, charge.claim)
-        delta = assembled.experiment.budget.delta
-        spends = ledger.spends(holders, assumptions=said)
-        found += [replace(spend, delta=delta) for spend in spends]
-    return found
-
-
-def published(assembled: Assembled, state: ServerState) -> list[Ledger]:
-    """The ledgers as they may be shown: where cohorts are hidden, nobody's number of rounds is."""
-    if not assembled.experiment.federation.hides_cohorts:
-        return state.ledgers
-    return [ledger.worst() for ledger in state.ledgers]
-
-
-def assumptions(assembled: Assembled, claim: Claim) -> tuple[str, ...]:
-    """What must be true for the ledger's epsilon to be true, in words."""
-    federation = assembled.experiment.federation
-    said = [UNSEEDED if assembled.experiment.seed is None else SIMULATION]
-    said += [f"claim {claim.name} covers {claim.against}", *claim.assumes]
-    if claim.neighbours == "zero_out":
-        said.append("neighbouring: the client takes part with an update of zero")
-    if assembled.shortfall and claim.unit == "client":
-        said.append(
-            f"delta includes {assembled.shortfall:.1e}, the chance that a cohort of any round is "
-            "too small for its sum"
-        )
-    if federation.hides_cohorts and claim.sampling_counts:
-        said.append(
-            "the cohort of each round stays hidden from whoever reads the result: cohort sizes, "
-            "dropouts and bytes in rounds.jsonl and tensorboard/, and all of checkpoint/, are the "
-            "coordinator's own and outside the guarantee"
-        )
-    said.append("test metrics are exact: they cover nobody whose records are in the test set")
-    if not isinstance(federation.mechanism, NoiseInside) or claim.unit == "record":
-        said.append(
-            "noise is floating-point Gaussian: attacks on its low-order bits are not covered "
-            "(Mironov 2012)"
-        )
-    return tuple(said)

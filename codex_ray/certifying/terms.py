@@ -35,8 +35,12 @@ class Terms:
     @cached_property
     def codec(self) -> Codec:
         """The encoding of every summand."""
-        federation = self.experiment.federation
-        return federation.codec(population=self.population, dimension=self.dimension)
+        experiment = self.experiment
+        return experiment.federation.codec(
+            population=self.population,
+            dimension=self.dimension,
+            records=getattr(experiment.trainer, "summands", None),
+        )
 
     @cached_property
     def charges(self) -> list[Charge]:

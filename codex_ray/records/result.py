@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save
 
 from codex_ray.errors import RunDirectoryError
-from codex_ray.privacy.ledger import Ledger, PrivacySpend
-from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
+from codex_ray.records.run_directory import RunDirectory, write_atomically
 
 SIMULATION = (
     "SIMULATION: every stream of randomness is derived from the seed, so the noise can be "
@@ -111,15 +110,3 @@ def write_model(
         at += shape.numel()
     about = {"sha256_of_vector": parameters_sha256(params)}
     write_atomically(directory.model, save(tensors, metadata=about))
-
-
-def write_privacy(
-    directory: RunDirectory, spends: list[PrivacySpend], *, ledgers: list[Ledger], randomness: str
-) -> None:
-    """Writes the spends with the ledgers that they follow from."""
-    content = {
-        "randomness": randomness,
-        "spends": [spend.to_json() for spend in spends],
-        "ledgers": [ledger.to_json() for ledger in ledgers],
-    }
-    write_atomically(directory.privacy, to_json_bytes(content))
