@@ -127,8 +127,8 @@ def test_the_result_holds_what_was_promised(silos, tmp_path) -> None:
     } <= spend.keys()  # fmt: skip
     assert len(result["privacy"]) == result["clients"] == 6
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "config.yaml", "rounds.jsonl", "result.json", "privacy.json", "privacy.md", "model.safetensors",
-        "tensorboard", "checkpoint", "report.html", "report.png",
+        "config.yaml", "rounds.jsonl", "result.json", "privacy.json", "privacy.md",
+        "model.safetensors", "tensorboard", "checkpoint", "report.html", "report.png",
     }  # fmt: skip
 
 
