@@ -12,7 +12,7 @@ from codex_ray.privacy.ledger import EVERYONE
 
 @dataclass(frozen=True)
 class Cost:
-    """What a holder who takes part in every round has spent after `rounds` rounds.
+    """What a holder who takes part whenever anyone may has spent after `rounds` rounds.
 
     `affordable` is False from the first round on that the budget would stop; `accountant` says in
     words how epsilon was found, and between which neighbours.
@@ -30,11 +30,14 @@ def costs(experiment: Experiment) -> Iterator[Cost]:
     budget = experiment.budget.epsilon
     priced = charges(experiment)
     ledgers = [charge.ledger(experiment.budget.delta) for charge in priced]
-    stopped = False
+    stopped, taken = False, 0
     for number in range(1, experiment.rounds + 1):
         found = []
+        often = experiment.federation.sampler.schedule(number).participations
+        takes_part, taken = often > taken, often
         for charge, ledger in zip(priced, ledgers, strict=True):
-            ledger.charge(charge.event(None), [EVERYONE])
+            if takes_part:
+                ledger.charge(charge.event(None), [EVERYONE])
             spend = ledger.spends([EVERYONE], assumptions=())[0]
             neighbours = charge.claim.neighbours.replace("_", " ")
             found.append((charge.claim.label, spend.epsilon, f"{spend.accountant}, {neighbours}"))

@@ -38,12 +38,14 @@ from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
+from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
+from codex_ray.privacy.correlated_noise import CorrelatedStream
 from codex_ray.privacy.ledger import epsilon_of
 from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.privacy.quantisation import no_words
-from codex_ray.randomness import Randomness, SeedTree, fresh_secret
+from codex_ray.randomness import Randomness, SeedTree, Stream, fresh_secret
 from codex_ray.types import GroupSum
 from codex_ray.types import reduce as reduce_words
 
@@ -54,6 +56,8 @@ ALIKE = 8
 """Clients, or rounds, whose noises are compared with each other."""
 DRAWS = 200
 """Cohorts and batches that are drawn to see how they are drawn."""
+LATER = 4
+"""The round whose correlated noise is looked at."""
 STEPS = 5
 """Local steps that canary records are planted in."""
 
@@ -102,8 +106,9 @@ class Auditor:
         population, sampler = self.run.dataset.population, self.run.experiment.federation.sampler
         if isinstance(sampler, PoissonCohorts) and sampler.rate < 1:
             tree = self._streams("cohorts")
+            randomness = Randomness(tree, tree)
             drawn = [
-                np.array(sampler.sample(population, tree.stream(at)), dtype=np.int64)
+                np.array(sampler.sample(population, randomness, round=at), dtype=np.int64)
                 for at in range(DRAWS)
             ]
             yield check_poisson(drawn, population=population, rate=sampler.rate, what="cohorts")
@@ -174,13 +179,23 @@ class Auditor:
             group,
             codec=run.codec,
             expected=expected,
-            noise=tree.stream("release"),
+            noise=self._release_noise(tree),
             rotation=rotation,
             state=mechanism.init(),
         )
         divisor = max(1, len(clients)) if isinstance(mechanism, LocalGaussian) else expected
         noised: Floats = (release.update * divisor).numpy()
         return noised
+
+    def _release_noise(self, tree: SeedTree) -> Stream:
+        """What a release draws from; of correlated noise a round that takes back from others."""
+        run, federation = self.run, self.run.experiment.federation
+        mechanism = federation.mechanism
+        if not isinstance(mechanism, CorrelatedGaussian):
+            return tree.stream("release")
+        schedule = federation.sampler.schedule(run.experiment.rounds)
+        noise = mechanism.noise(schedule, secret=tree, dimension=run.model.dimension)
+        return noise.stream(min(LATER, schedule.rounds - 1))
 
     @property
     def _expected(self) -> float:
@@ -200,6 +215,9 @@ class Auditor:
         if isinstance(mechanism, AdaptiveGaussian):
             return mechanism.update_noise(self._expected) * mechanism.init()[0]
         assert not isinstance(mechanism, NoMechanism)
+        noise = self._release_noise(self._streams("deviation"))
+        if isinstance(noise, CorrelatedStream):
+            return noise.deviation * mechanism.noise_multiplier * mechanism.clip_norm
         return mechanism.noise_multiplier * mechanism.clip_norm
 
     # Canaries.

@@ -1,7 +1,7 @@
 """`noise_multiplier: auto`: the least noise with which a whole run stays within its budget.
 
 It is solved for before anything runs, with the accountant that the ledger uses, for somebody who
-takes part in every round; the resolved configuration holds the number that was found.
+takes part as often as anyone may; the resolved configuration holds the number that was found.
 """
 
 from __future__ import annotations
@@ -122,9 +122,10 @@ def _solved(
     relation: Relation,
     spare: float = 0.0,
 ) -> float:
+    schedule = experiment.federation.sampler.schedule(experiment.rounds)
     return calibrate(
         event_of,
-        experiment.rounds,
+        schedule.participations,
         epsilon=epsilon,
         delta=experiment.budget.delta - spare,
         relation=relation,

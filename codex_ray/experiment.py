@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -30,8 +32,10 @@ from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_mod
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
 from codex_ray.privacy.claims import LOCAL_STEPS
 from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
+from codex_ray.privacy.correlated_noise import RELEASE
 from codex_ray.privacy.noise_inside import NoiseInside
-from codex_ray.randomness import Randomness, fresh_secret
+from codex_ray.randomness import Randomness, Stream, fresh_secret
 from codex_ray.types import Component
 
 GIVEN = "object:"
@@ -195,7 +199,25 @@ class Assembled:
             randomness=self.randomness,
             transport=transport,
             divisor=self._divisor,
+            noise_of=self._noise_of_releases(),
         )
+
+    def _noise_of_releases(self) -> Callable[[int], Stream]:
+        """Where the release of each round draws its noise from.
+
+        Correlated noise is that of a whole run. Without a seed what came before this process is
+        lost, and it begins with the first round that is released here.
+        """
+        experiment, secret = self.experiment, self.randomness.secret
+        mechanism = experiment.federation.mechanism
+        if not isinstance(mechanism, CorrelatedGaussian):
+            return partial(secret.stream, RELEASE)
+        return mechanism.noise(
+            experiment.federation.sampler.schedule(experiment.rounds),
+            secret=secret,
+            dimension=len(self.initial),
+            first=None if experiment.seed is None else 0,
+        ).stream
 
     @property
     def _divisor(self) -> float:
@@ -322,7 +344,8 @@ def charges(
     depends on those.
     """
     federation = experiment.federation
-    if isinstance(federation.mechanism, NoiseInside) and codec is None:
+    sized = isinstance(federation.mechanism, NoiseInside) or federation.sampler.kind == "fixed"
+    if sized and codec is None:
         built = assemble(experiment)
         codec, population = built.codec, built.dataset.population
     trainer, people = experiment.trainer, population or 1

@@ -78,8 +78,8 @@ def test_set_overrides_any_field(file, tmp_path, capsys) -> None:
         ("cluster.hosts=7", "cluster.hosts is 7, but there are only 6 clients"),
         ("seed=true", "seed: True cannot be used"),
         ("data=tests.test_cli:with_nan", "is nan: impute or drop it"),
-        ("federation.mechanism={kind: gaussian, clip_norm: 1, noise_multiplier: 1}|"
-         "federation.sampler={kind: fixed, size: 4}", "no client-level event"),
+        ("federation.mechanism={kind: correlated_gaussian, clip_norm: 1, noise_multiplier: 1}|"
+         "federation.sampler={kind: fixed, size: 4}", "federation.sampler.kind to spaced"),
         ("federation.protocol=3", "federation.protocol"),
         ("cluster.address=ray://head:10001", "cluster.address: 'ray://head:10001' cannot be used"),
         ("rounds.a=3", "rounds is a value, not a section"),

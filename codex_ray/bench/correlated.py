@@ -118,7 +118,7 @@ def _noise_multiplier(task: Task) -> float:
     """What keeps epsilon for a client that takes part as often as anyone; the same for all arms."""
     from dp_accounting import GaussianDpEvent  # slow to import
 
-    often = task.sampler.participations(task.rounds)
+    often = task.sampler.schedule(task.rounds).participations
     return calibrate(GaussianDpEvent, often, epsilon=task.epsilon, delta=task.delta)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from codex_ray.bench.secagg import Row
 
-WIDEST_TABLE = 110
+WIDEST_TABLE = 124
 """Columns that the table takes; a narrower terminal wraps it rather than lose figures."""
 
 

@@ -176,7 +176,6 @@ def certificate_of(terms: Terms, evidence: Evidence) -> Certificate:
 
 def _claim(terms: Terms, charge: Charge, ledger: Ledger, evidence: Evidence) -> ClaimPart:
     entries = most_spent(ledger)
-    cohorts = [line["cohort"] for line in evidence.lines]
     claim = charge.claim
     return ClaimPart(
         name=claim.name,
@@ -185,7 +184,7 @@ def _claim(terms: Terms, charge: Charge, ledger: Ledger, evidence: Evidence) -> 
         against=claim.against,
         assumes=claim.assumes,
         mechanism=mechanism(terms, charge),
-        sampling=agreed_sampling(terms, charge, [e for e, _ in entries], cohorts=cohorts),
+        sampling=agreed_sampling(terms, charge, [e for e, _ in entries], lines=evidence.lines),
         composition=_composition(terms, ledger, entries, evidence),
         accounting=_accounting(terms, charge, ledger, entries),
         extrapolated=_extrapolated(terms, charge),

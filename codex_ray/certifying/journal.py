@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from codex_ray.certifying.replay import Line
 from codex_ray.certifying.terms import Terms
 from codex_ray.federation.sampling import EveryClient, FixedSize
+from codex_ray.federation.spaced_sampling import SpacedCohorts
 from codex_ray.federation.state import RoundResult
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.randomness import Randomness
@@ -75,6 +77,9 @@ def _impossible(terms: Terms, line: Line, number: int) -> Iterator[str]:
     if isinstance(sampler, EveryClient | FixedSize):
         if cohort != every:
             yield f"has a cohort of {cohort}, and every one has {every:g}"
+    elif isinstance(sampler, SpacedCohorts):
+        if not math.floor(every) <= cohort <= math.ceil(every):
+            yield f"has a cohort of {cohort}, and every one has about {every:g}"
     elif cohort > terms.population:
         yield f"has a cohort of {cohort} of {terms.population} clients"
     last = charged[-1]
@@ -122,10 +127,10 @@ def _drawn_otherwise(terms: Terms, lines: Sequence[Line]) -> Iterator[str]:
     experiment = terms.experiment
     if experiment.seed is None or len(lines) * terms.population > DRAWN_AGAIN:
         return
-    secret = Randomness.of(experiment.seed).secret
+    randomness = Randomness.of(experiment.seed)
     for line in lines:
-        stream = secret.stream("cohort", line["round"])
-        cohort = experiment.federation.sampler.sample(terms.population, stream)
+        sampler = experiment.federation.sampler
+        cohort = sampler.sample(terms.population, randomness, round=line["round"])
         where = f"rounds.jsonl line {line['round'] + 1}"
         if len(cohort) != line["cohort"]:
             yield f"{where}: has a cohort of {line['cohort']}, and the seed draws {len(cohort)}"

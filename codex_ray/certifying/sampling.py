@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from codex_ray.certifying.replay import Line
 from codex_ray.certifying.terms import Terms
 from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
+from codex_ray.federation.spaced_sampling import SpacedCohorts
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
+from codex_ray.privacy.claims import SPACED
 from codex_ray.records.certificate import Sampling
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ DRAWN_BY: Final[dict[Any, str]] = {
     EveryClient.sample: "all",
     PoissonCohorts.sample: POISSON,
     FixedSize.sample: "fixed",
+    SpacedCohorts.sample: "spaced",
     PoissonBatches.draw: POISSON,
     ShuffledBatches.draw: "shuffled",
 }
@@ -48,13 +52,13 @@ class Drawn:
 
 
 def agreed_sampling(
-    terms: Terms, charge: Charge, events: Sequence[DpEvent], *, cohorts: Sequence[int]
+    terms: Terms, charge: Charge, events: Sequence[DpEvent], *, lines: Sequence[Line]
 ) -> Sampling:
     """How the claim's unit is sampled, if every one of the `events` it paid assumes just that.
 
     Raises:
-        PrivacyError: an event credits another sampling than is implemented, or `cohorts` have
-            sizes that such a sampling does not draw.
+        PrivacyError: an event credits another sampling than is implemented, or the cohorts of
+            `lines` are none that such a sampling draws.
     """
     done = _drawn(terms, charge)
     credited = [assumed for event in events if (assumed := _assumed(event)) is not None]
@@ -66,7 +70,9 @@ def agreed_sampling(
                 "accounted"
             )
     if credited and charge.claim.unit == "client" and done.how == POISSON:
-        _check_sizes(cohorts, terms)
+        _check_sizes([line["cohort"] for line in lines], terms)
+    if charge.claim is SPACED:
+        _check_schedule(lines, terms)
     said = "; ".join(dict.fromkeys(words for _, _, words in credited))
     return Sampling(
         implemented=done.words,
@@ -87,6 +93,10 @@ def _drawn(terms: Terms, charge: Charge) -> Drawn:
                 rate = sampler.expected(population) / population
                 rate = float(getattr(sampler, "rate", rate))
                 return Drawn(how, rate, f"Poisson sampling at rate {rate:g} (clients of a round)")
+            case "spaced":
+                separation = sampler.schedule(1).separation
+                words = f"cohorts that take turns: a client is in every {separation}th round"
+                return Drawn(how, separation, words)
             case "fixed":
                 size = int(sampler.expected(population))
                 return Drawn(how, (population, size), f"{size} of {population} clients at once")
@@ -113,6 +123,23 @@ def _assumed(event: DpEvent) -> tuple[str, float | tuple[int, int], str] | None:
             sizes = (int(event.source_dataset_size), int(event.sample_size))
             return "fixed", sizes, f"{sizes[1]} of {sizes[0]} drawn at once"
     return None
+
+
+def _check_schedule(lines: Sequence[Line], terms: Terms) -> None:
+    """Passes if nobody paid for rounds that the noise is not made for.
+
+    Raises:
+        PrivacyError: somebody took part too often, or again too soon.
+    """
+    experiment = terms.experiment
+    schedule = experiment.federation.sampler.schedule(experiment.rounds)
+    took_part = [
+        sorted({one for paid in line["charged"] for one in paid["members"] or ()}) for line in lines
+    ]
+    try:
+        schedule.check(took_part)
+    except PrivacyError as broken:
+        raise PrivacyError(f"no certificate: {broken}") from None
 
 
 def _check_sizes(cohorts: Sequence[int], terms: Terms) -> None:

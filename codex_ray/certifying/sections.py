@@ -7,6 +7,7 @@ from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.privacy.adaptive_clipping import BIT_SENSITIVITY, AdaptiveGaussian
+from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian
 from codex_ray.privacy.noise_inside import (
@@ -101,6 +102,8 @@ def mechanism(terms: Terms, charge: Charge) -> Mechanism:
             return _central(noisy)
         case AdaptiveGaussian():
             return _adaptive(noisy, terms)
+        case CorrelatedGaussian():
+            return _correlated(noisy, terms)
         case LocalGaussian():
             return _local(noisy)
         case DiscreteGaussianNoise() | SkellamNoise():
@@ -133,6 +136,23 @@ def _adaptive(noisy: AdaptiveGaussian, terms: Terms) -> Mechanism:
         noise_deviation=None,
         noise_on=f"the sum ({noisy.update_noise(expected):.4g} times the round's clip norm) and "
         f"the count of unclipped clients ({noisy.bit_noise(expected):.4g})",
+        arithmetic="floating point",
+    )
+
+
+def _correlated(noisy: CorrelatedGaussian, terms: Terms) -> Mechanism:
+    schedule = terms.experiment.federation.sampler.schedule(terms.experiment.rounds)
+    fresh = noisy.stretch(schedule)
+    return Mechanism(
+        kind=f"{noisy.kind} ({noisy.correlation.kind})",
+        clipping="fixed: the update of each client, as a whole",
+        clip_norm=noisy.clip_norm,
+        sensitivity=f"{noisy.clip_norm:g} in each of at most {schedule.participations} of "
+        f"{schedule.rounds} rounds that lie at least {schedule.separation} apart",
+        noise_multiplier=noisy.noise_multiplier,
+        noise_deviation=fresh * noisy.noise_multiplier * noisy.clip_norm,
+        noise_on="the fresh part of a round's noise on the sum, less parts of the noise of earlier "
+        f"rounds; {fresh:.4g} times that of independent noise at the same price",
         arithmetic="floating point",
     )
 

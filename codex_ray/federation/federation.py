@@ -14,15 +14,19 @@ from codex_ray.federation.algorithms import FedAvg
 from codex_ray.federation.charges import Charge, Survivors
 from codex_ray.federation.faults import Dropouts
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
+from codex_ray.federation.spaced_sampling import SpacedCohorts
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
 from codex_ray.privacy.claims import (
     CENTRAL,
     DISTRIBUTED,
     DISTRIBUTED_OUTSIDE,
+    FIXED_COHORT,
     LOCAL_CLIENT,
     SHARED_STEP,
+    SPACED,
 )
 from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism, PrivacyMechanism
 from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, NoiseInside, SkellamNoise
@@ -40,13 +44,15 @@ SHORTFALL = 0.1
 SHORTFALL_INSIDE = 0.01
 """The same where clients bring the noise."""
 
+CentralNoise: TypeAlias = CentralGaussian | AdaptiveGaussian | CorrelatedGaussian
+"""What the coordinator adds noise by, to a sum that is shown to nobody without it."""
 AnyProtocol: TypeAlias = Clear | Ideal | SecAgg | SecAggPlus | OneShot
 
 
 class Federation(Component):
     """What happens to updates between the clients and the global model."""
 
-    sampler: EveryClient | PoissonCohorts | FixedSize = Field(
+    sampler: EveryClient | PoissonCohorts | FixedSize | SpacedCohorts = Field(
         default=EveryClient(), discriminator="kind", description="Who takes part in a round."
     )
     protocol: AnyProtocol = Field(
@@ -56,6 +62,7 @@ class Federation(Component):
         NoMechanism
         | CentralGaussian
         | AdaptiveGaussian
+        | CorrelatedGaussian
         | DiscreteGaussianNoise
         | SkellamNoise
         | LocalGaussian
@@ -98,7 +105,7 @@ class Federation(Component):
         """Whether the claim rests on nobody learning who was in a round."""
         if isinstance(self.mechanism, NoMechanism | LocalGaussian):
             return False
-        return self.sampler.kind != "all"
+        return self.sampler.hidden
 
     def releases_noise_alone(self, cohort: int) -> bool:
         """Whether a cohort of that size is a round whose sum counts as zero, and is released.
@@ -110,7 +117,7 @@ class Federation(Component):
             return False
         if cohort == 0:
             return True
-        if not isinstance(self.mechanism, CentralGaussian | AdaptiveGaussian):
+        if not isinstance(self.mechanism, CentralNoise):
             return False
         try:
             self.protocol.check(cohort)
@@ -131,10 +138,13 @@ class Federation(Component):
             return [Charge(LOCAL_CLIENT, price, hidden=False)]
 
         def amplified(survivors: Survivors) -> DpEvent:
-            return sampler.event(price(survivors))
+            return sampler.event(price(survivors), population)
 
         if not isinstance(mechanism, NoiseInside):
-            return [Charge(CENTRAL, amplified, hidden=True)]
+            if isinstance(sampler, SpacedCohorts):
+                return [Charge(SPACED, price, hidden=False)]
+            claim = FIXED_COHORT if isinstance(sampler, FixedSize) else CENTRAL
+            return [Charge(claim, amplified, hidden=True)]
         found = [Charge(DISTRIBUTED, price, hidden=False)]
         if isinstance(sampler, PoissonCohorts):
             found.append(Charge(DISTRIBUTED_OUTSIDE, amplified, hidden=True))
@@ -165,8 +175,14 @@ class Federation(Component):
             return
         if isinstance(self.mechanism, NoiseInside):
             self._check_noise_inside(self.mechanism, population)
-        elif isinstance(self.sampler, FixedSize):
-            self.sampler.event(self.mechanism.event())
+        elif isinstance(self.mechanism, CorrelatedGaussian):
+            if self.sampler.hidden:
+                raise ConfigError(
+                    "federation.mechanism.kind is correlated_gaussian, whose noise is made for a "
+                    "known schedule: set federation.sampler.kind to spaced (or all), "
+                    f"{self.sampler.kind} keeps none"
+                )
+            self.mechanism.stretch(self.sampler.schedule(rounds))
         small = self.shortfall(population, rounds=rounds)
         share = SHORTFALL_INSIDE if isinstance(self.mechanism, NoiseInside) else SHORTFALL
         if small > share * delta:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +28,7 @@ from codex_ray.federation.transport import Transport, TransportWorkers
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.ledger import Ledger
 from codex_ray.privacy.quantisation import no_words
-from codex_ray.randomness import Randomness
+from codex_ray.randomness import Randomness, Stream
 from codex_ray.secagg.cost import Attendance
 from codex_ray.secagg.identity import Enrolment, admissible
 from codex_ray.secagg.protocols import Ideal
@@ -81,6 +81,8 @@ class Round:
     transport: Transport
     divisor: float
     """What a released sum is divided by: public, and never the number that were really there."""
+    noise_of: Callable[[int], Stream]
+    """The stream from which the release of a round draws its noise."""
 
     def run(
         self, state: ServerState, *, cohort: tuple[ClientId, ...], attempt: int
@@ -107,7 +109,7 @@ class Round:
                 group,
                 codec=self.codec,
                 expected=self.divisor,
-                noise=self.randomness.secret.stream("release", state.round),
+                noise=self.noise_of(state.round),
                 rotation=self.codec.rotation(
                     self.randomness.public.stream("rotation", state.round)
                 ),
@@ -122,8 +124,8 @@ class Round:
 
     def sample(self, state: ServerState) -> tuple[ClientId, ...]:
         """The cohort of round `state.round`."""
-        stream = self.randomness.secret.stream("cohort", state.round)
-        return self.federation.sampler.sample(self.population, stream)
+        sampler = self.federation.sampler
+        return sampler.sample(self.population, self.randomness, round=state.round)
 
     def reserve(self, state: ServerState, cohort: tuple[ClientId, ...]) -> ServerState:
         """The state in which everyone in the cohort has paid for the round, its worst case.

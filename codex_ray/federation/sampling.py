@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 from scipy.special import bdtr
 
 from codex_ray.errors import ConfigError
-from codex_ray.randomness import Stream
+from codex_ray.privacy.schedule import Schedule
+from codex_ray.randomness import Randomness
 from codex_ray.types import ClientId, Component
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+COHORT: Final = "cohort"
+"""The stream of a round's draw."""
 
 
 class Sampler(Protocol):
@@ -25,8 +29,19 @@ class Sampler(Protocol):
         """The name under which the catalogue knows it."""
         ...
 
-    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+    @property
+    def hidden(self) -> bool:
+        """Whether its event rests on nobody knowing who is in a cohort."""
+        ...
+
+    def sample(
+        self, population: int, randomness: Randomness, *, round: int
+    ) -> tuple[ClientId, ...]:
         """The cohort of one round, in increasing order."""
+        ...
+
+    def schedule(self, rounds: int) -> Schedule:
+        """How a client may be spread over so many rounds, whoever else is there."""
         ...
 
     def expected(self, population: int) -> float:
@@ -41,7 +56,7 @@ class Sampler(Protocol):
         """The probability that a cohort has fewer than `size` clients."""
         ...
 
-    def event(self, inner: DpEvent) -> DpEvent:
+    def event(self, inner: DpEvent, population: int) -> DpEvent:
         """What a round costs a client when the sum over its cohort costs `inner`."""
         ...
 
@@ -55,7 +70,18 @@ class EveryClient(Component):
 
     kind: Literal["all"] = "all"
 
-    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+    @property
+    def hidden(self) -> bool:
+        """No: everyone is known to be there."""
+        return False
+
+    def schedule(self, rounds: int) -> Schedule:
+        """A client may be in every round."""
+        return Schedule(rounds, separation=1, participations=rounds)
+
+    def sample(
+        self, population: int, randomness: Randomness, *, round: int
+    ) -> tuple[ClientId, ...]:
         """Everyone."""
         return tuple(range(population))
 
@@ -71,7 +97,7 @@ class EveryClient(Component):
         """0 or 1: every cohort is the population."""
         return float(population < size)
 
-    def event(self, inner: DpEvent) -> DpEvent:
+    def event(self, inner: DpEvent, population: int) -> DpEvent:
         """`inner`, unchanged."""
         return inner
 
@@ -85,8 +111,20 @@ class PoissonCohorts(Component):
     kind: Literal["poisson"] = "poisson"
     rate: float = Field(gt=0, le=1, description="Chance of a client to be in a round's cohort.")
 
-    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+    @property
+    def hidden(self) -> bool:
+        """Yes."""
+        return True
+
+    def schedule(self, rounds: int) -> Schedule:
+        """A client may be in every round."""
+        return Schedule(rounds, separation=1, participations=rounds)
+
+    def sample(
+        self, population: int, randomness: Randomness, *, round: int
+    ) -> tuple[ClientId, ...]:
         """The clients whose coin fell; there may be none."""
+        stream = randomness.secret.stream(COHORT, round)
         return tuple(np.flatnonzero(stream.uniform(population) < self.rate).tolist())
 
     def expected(self, population: int) -> float:
@@ -102,7 +140,7 @@ class PoissonCohorts(Component):
         """The binomial probability of 0 to size - 1."""
         return float(bdtr(size - 1, population, self.rate)) if size > 0 else 0.0
 
-    def event(self, inner: DpEvent) -> DpEvent:
+    def event(self, inner: DpEvent, population: int) -> DpEvent:
         """`inner` under Poisson sampling at this rate."""
         from dp_accounting import PoissonSampledDpEvent  # slow to import, and hosts never account
 
@@ -113,13 +151,28 @@ class PoissonCohorts(Component):
 
 
 class FixedSize(Component):
-    """A cohort of exactly `size`, without replacement. It has no add-or-remove-one event."""
+    """A cohort of exactly `size`, without replacement; the claim needs it to stay hidden.
+
+    A client that joins displaces another, so there is no event under add-or-remove-one.
+    """
 
     kind: Literal["fixed"] = "fixed"
     size: int = Field(ge=1, description="Clients in every cohort.")
 
-    def sample(self, population: int, stream: Stream) -> tuple[ClientId, ...]:
+    @property
+    def hidden(self) -> bool:
+        """Yes."""
+        return True
+
+    def schedule(self, rounds: int) -> Schedule:
+        """A client may be in every round."""
+        return Schedule(rounds, separation=1, participations=rounds)
+
+    def sample(
+        self, population: int, randomness: Randomness, *, round: int
+    ) -> tuple[ClientId, ...]:
         """`size` different clients."""
+        stream = randomness.secret.stream(COHORT, round)
         return tuple(sorted(stream.permutation(population)[: self.size].tolist()))
 
     def expected(self, population: int) -> float:
@@ -134,16 +187,11 @@ class FixedSize(Component):
         """0 or 1: every cohort has the same size."""
         return float(self.size < size)
 
-    def event(self, inner: DpEvent) -> DpEvent:
-        """Always an error: a client that joins displaces another, so the sum moves by two.
+    def event(self, inner: DpEvent, population: int) -> DpEvent:
+        """`inner` of a cohort drawn at once: known under replace-one, and by Renyi bounds only."""
+        from dp_accounting import SampledWithoutReplacementDpEvent  # slow to import
 
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(
-            "federation.sampler.kind is fixed, which has no client-level event under "
-            "add-or-remove-one: use poisson (or all) with federation.mechanism.kind: gaussian"
-        )
+        return SampledWithoutReplacementDpEvent(population, self.size, inner)
 
     def check(self, population: int) -> None:
         """Refuses a cohort larger than the population."""

@@ -31,6 +31,11 @@ class SpacedCohorts(Component):
         ge=1, description="Rounds from one participation of a client to its next; so many cohorts."
     )
 
+    @property
+    def hidden(self) -> bool:
+        """No: everyone may know whose turn it is."""
+        return False
+
     def sample(
         self, population: int, randomness: Randomness, *, round: int
     ) -> tuple[ClientId, ...]:
@@ -46,12 +51,9 @@ class SpacedCohorts(Component):
         return tuple(found[found < population].tolist())
 
     def schedule(self, rounds: int) -> Schedule:
-        """What it promises over so many rounds."""
-        return Schedule(rounds, self.separation, self.participations(rounds))
-
-    def participations(self, rounds: int) -> int:
-        """The most rounds, of so many, that a client is in."""
-        return -(-rounds // self.separation)
+        """A client comes again after `separation` rounds."""
+        often = -(-rounds // self.separation)
+        return Schedule(rounds, separation=self.separation, participations=often)
 
     def expected(self, population: int) -> float:
         """population / separation."""
@@ -65,7 +67,7 @@ class SpacedCohorts(Component):
         """0 or 1: 1 as soon as any cohort is as small as that."""
         return float(population // self.separation < size)
 
-    def event(self, inner: DpEvent) -> DpEvent:
+    def event(self, inner: DpEvent, population: int) -> DpEvent:
         """`inner`, unchanged: cohorts are known."""
         return inner
 

@@ -63,6 +63,17 @@ CENTRAL: Final = Claim(
         "the coordinator is trusted to add the noise to the sum and to keep the sum to itself",
     ),
 )
+FIXED_COHORT: Final = Claim(
+    "U2",
+    "client",
+    "replace_one",
+    "whoever sees every released model, and not who was in a cohort",
+    sampling_counts=True,
+    assumes=(
+        "the coordinator is trusted to add the noise to the sum and to keep the sum to itself",
+        "how many clients there are, and how many a cohort has, is public",
+    ),
+)
 SPACED: Final = Claim(
     "U3",
     "client",

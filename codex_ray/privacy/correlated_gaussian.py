@@ -15,6 +15,7 @@ from pydantic import Field
 from codex_ray.privacy.banded import Banded
 from codex_ray.privacy.blt import Buffered
 from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.correlated import stretch
 from codex_ray.privacy.correlated_noise import CorrelatedNoise, CorrelatedStream
 from codex_ray.privacy.encoding import Encoding
 from codex_ray.privacy.mechanisms import Fact, Release, State, clipped, signal_to_noise
@@ -62,17 +63,22 @@ class CorrelatedGaussian(Component):
         return 0
 
     def noise(
-        self, schedule: Schedule, *, secret: SeedTree, dimension: int, first: int = 0
+        self, schedule: Schedule, *, secret: SeedTree, dimension: int, first: int | None = 0
     ) -> CorrelatedNoise:
         """The noise of a run on this schedule, from which `release` takes that of its round.
 
-        `first` is the round at which it begins: 0, but for a run whose earlier noise is lost.
+        `first` is the round at which it begins: 0, but for a run whose earlier noise is lost; None
+        for the first round that is asked for.
 
         Raises:
             ConfigError: the correlation reaches further than the schedule allows.
         """
         fitted = self.correlation.fit(schedule)
         return CorrelatedNoise(fitted, schedule, secret=secret, dimension=dimension, first=first)
+
+    def stretch(self, schedule: Schedule) -> float:
+        """How much larger its fresh noise is than independent noise of the same price."""
+        return stretch(self.correlation.fit(schedule).column(schedule.rounds), schedule)
 
     def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
         """The encoding of updates whose norm is at most clip_norm.

@@ -23,7 +23,7 @@ from codex_ray.privacy.correlated import Factor, Floats, Memory, stretch
 from codex_ray.privacy.schedule import Schedule
 from codex_ray.randomness import SeedTree, Stream
 
-PATH: Final = "release"
+RELEASE: Final = "release"
 """The streams of fresh noise are those that a release without correlation draws from."""
 
 
@@ -70,16 +70,19 @@ class CorrelatedNoise:
         *,
         secret: SeedTree,
         dimension: int,
-        first: int = 0,
+        first: int | None = 0,
     ) -> None:
-        """`first` is the round at which the noise begins: 0 unless earlier noise is lost."""
+        """`first` is the round at which the noise begins: 0 unless earlier noise is lost.
+
+        None is the first round that is asked for.
+        """
         self.dimension = dimension
         self.stretch = stretch(factor.column(schedule.rounds), schedule)
         self._factor, self._secret = factor, secret
         self._first, self._rounds = first, schedule.rounds
         self._squares = np.cumsum(factor.undone(schedule.rounds) ** 2)
         self._memory: Memory = factor.memory(dimension)
-        self._next = first
+        self._next = first or 0
         self._last: Floats | None = None
 
     def stream(self, number: int) -> CorrelatedStream:
@@ -88,15 +91,17 @@ class CorrelatedNoise:
         Raises:
             ValueError: a round before the first, or beyond the schedule.
         """
+        if self._first is None:
+            self._first = self._next = number
         if not self._first <= number < self._rounds:
             raise ValueError(
                 f"round {number} has no noise: it goes from {self._first} to {self._rounds - 1}"
             )
-        return CorrelatedStream(self._secret.key(PATH, number), self, number)
+        return CorrelatedStream(self._secret.key(RELEASE, number), self, number)
 
     def deviation(self, number: int) -> float:
         """The standard deviation of every entry of the row of round `number`."""
-        return self.stretch * math.sqrt(float(self._squares[number - self._first]))
+        return self.stretch * math.sqrt(float(self._squares[number - (self._first or 0)]))
 
     def row(self, number: int) -> Floats:
         """The noise [d] of round `number`, the same however often and in which order it is asked.
@@ -105,9 +110,9 @@ class CorrelatedNoise:
         again.
         """
         if number < self._next - 1:
-            self._memory, self._next = self._factor.memory(self.dimension), self._first
+            self._memory, self._next = self._factor.memory(self.dimension), self._first or 0
         while self._next <= number:
-            fresh = self._secret.stream(PATH, self._next).normal(self.dimension)
+            fresh = self._secret.stream(RELEASE, self._next).normal(self.dimension)
             self._last = self._memory.follow(fresh)
             self._next += 1
         assert self._last is not None  # The loop ran, now or in the call before.

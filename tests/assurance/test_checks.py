@@ -18,7 +18,7 @@ from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Mlp
 from codex_ray.privacy.mechanisms import CentralGaussian
 from codex_ray.privacy.quantisation import no_words
-from codex_ray.randomness import SeedTree
+from codex_ray.randomness import Randomness, SeedTree
 from codex_ray.types import GroupSum
 
 SEEDS = range(10)
@@ -155,7 +155,7 @@ def test_poisson_batches_and_cohorts_pass(seed) -> None:
     batches = PoissonBatches(sampling_rate=0.1, steps=30).draw(100, tree(seed).stream("batches"))
     assert check_poisson(batches, population=100, rate=0.1).passed
     cohorts = [
-        np.array(PoissonCohorts(rate=0.3).sample(40, tree(seed).stream("cohort", at)), np.int64)
+        np.array(PoissonCohorts(rate=0.3).sample(40, Randomness.of(seed), round=at), np.int64)
         for at in range(10)
     ]
     assert check_poisson(cohorts, population=40, rate=0.3, what="cohorts").passed
@@ -163,11 +163,11 @@ def test_poisson_batches_and_cohorts_pass(seed) -> None:
 
 def test_fixed_sizes_and_fixed_cohorts_are_refused() -> None:
     fixed = FixedSize(size=10)
-    drawn = [np.array(fixed.sample(100, tree(8).stream(at)), np.int64) for at in range(10)]
+    drawn = [np.array(fixed.sample(100, Randomness.of(8), round=at), np.int64) for at in range(10)]
     verdict = check_poisson(drawn, population=100, rate=0.1, what="cohorts")
     assert not verdict.passed
     assert "10 of 10 cohorts have the same size, 10" in verdict.words
-    cohort = np.array(PoissonCohorts(rate=0.1).sample(200, tree(9).stream("c")), np.int64)
+    cohort = np.array(PoissonCohorts(rate=0.1).sample(200, Randomness.of(9), round=0), np.int64)
     assert not check_poisson([cohort] * 8, population=200, rate=0.1).passed
 
 

@@ -174,15 +174,18 @@ def test_cohorts_of_one_size_are_no_poisson_cohorts(originals, monkeypatch) -> N
     event = charge.event(None)
     from codex_ray.certifying.sampling import agreed_sampling
 
-    sizes = [line["cohort"] for line in lines]
-    assert agreed_sampling(terms, charge, [event], cohorts=sizes).credited
+    assert agreed_sampling(terms, charge, [event], lines=lines).credited
     with pytest.raises(PrivacyError, match="60 of them have 20 clients"):
-        agreed_sampling(terms, charge, [event], cohorts=[20] * 60)
+        agreed_sampling(terms, charge, [event], lines=sized([20] * 60))
     with pytest.raises(PrivacyError, match="cannot have been drawn by Poisson"):
-        agreed_sampling(terms, charge, [event], cohorts=[33, 36, 38, 32, 35])
-    monkeypatch.setattr(PoissonCohorts, "sample", lambda self, population, stream: tuple(range(20)))
+        agreed_sampling(terms, charge, [event], lines=sized([33, 36, 38, 32, 35]))
+    monkeypatch.setattr(PoissonCohorts, "sample", lambda *_, **__: tuple(range(20)))
     with pytest.raises(PrivacyError, match="what is implemented is cohorts of kind poisson"):
-        agreed_sampling(terms, charge, [event], cohorts=sizes)
+        agreed_sampling(terms, charge, [event], lines=lines)
+
+
+def sized(cohorts: list[int]) -> list[dict[str, int]]:
+    return [{"cohort": size} for size in cohorts]
 
 
 def test_sound_cohorts_pass_a_thousand_times(originals) -> None:
@@ -191,10 +194,9 @@ def test_sound_cohorts_pass_a_thousand_times(originals) -> None:
 
     terms = terms_of("hidden")
     charge, sampler = terms.charges[1], terms.experiment.federation.sampler
-    public = Randomness.of(7).public
-    for repeat in range(300):
-        sizes = [len(sampler.sample(40, public.stream("cohort", repeat, r))) for r in range(20)]
-        agreed_sampling(terms, charge, [charge.event(None)], cohorts=sizes)
+    for seed in range(300):
+        sizes = [len(sampler.sample(40, Randomness.of(seed), round=r)) for r in range(20)]
+        agreed_sampling(terms, charge, [charge.event(None)], lines=sized(sizes))
 
 
 def test_a_run_without_noise_has_no_certificate_and_says_why(tmp_path) -> None:

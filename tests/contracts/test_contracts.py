@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import dp_accounting as dp
 import numpy as np
 import pytest
 import torch
@@ -14,12 +15,14 @@ from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.errors import ProtocolError, SumAborted
 from codex_ray.federation.algorithms import FedAvg
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
+from codex_ray.federation.spaced_sampling import SpacedCohorts
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Linear, Mlp
 from codex_ray.learning.trainers import Sgd
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
 from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.events import event_from_json, event_to_json, relations
 from codex_ray.privacy.mechanisms import CentralGaussian, Metrics, NoMechanism, Weights
 from codex_ray.privacy.passengers import Range, Told
 from codex_ray.privacy.quantisation import no_words
@@ -35,30 +38,39 @@ named = {"ids": lambda component: f"{component.kind}"}
 
 
 @pytest.mark.parametrize(
-    "sampler", [EveryClient(), PoissonCohorts(rate=0.3), FixedSize(size=9)], **named
+    "sampler",
+    [EveryClient(), PoissonCohorts(rate=0.3), FixedSize(size=9), SpacedCohorts(separation=4)],
+    **named,
 )
 class TestSampler:
     def test_cohorts_are_sorted_distinct_and_within_bounds(self, sampler) -> None:
         sizes = []
         for round_ in range(200):
-            cohort = sampler.sample(40, RANDOM.secret.stream("cohort", round_))
+            cohort = sampler.sample(40, RANDOM, round=round_)
             assert list(cohort) == sorted(set(cohort)) and set(cohort) <= set(range(40))
             assert len(cohort) <= sampler.largest(40)
             sizes.append(len(cohort))
         assert np.mean(sizes) == pytest.approx(sampler.expected(40), rel=0.1)
 
-    def test_the_same_stream_gives_the_same_cohort(self, sampler) -> None:
-        one, other = (sampler.sample(40, RANDOM.secret.stream("c", 1)) for _ in range(2))
+    def test_the_same_randomness_gives_the_same_cohort(self, sampler) -> None:
+        one, other = (sampler.sample(40, RANDOM, round=1) for _ in range(2))
         assert one == other
 
     def test_every_client_has_the_same_chance(self, sampler) -> None:
         counts = np.zeros(20)
         for round_ in range(600):
-            counts[list(sampler.sample(20, RANDOM.secret.stream("fair", round_)))] += 1
+            counts[list(sampler.sample(20, RANDOM, round=round_))] += 1
         assert np.abs(counts - counts.mean()).max() < 5 * np.sqrt(600 * 0.25)
 
     def test_a_population_it_can_serve_is_accepted(self, sampler) -> None:
         sampler.check(40)
+
+    def test_it_keeps_its_own_schedule(self, sampler) -> None:
+        sampler.schedule(50).check(sampler.sample(40, RANDOM, round=r) for r in range(50))
+
+    def test_its_event_is_one_that_is_accounted(self, sampler) -> None:
+        event = sampler.event(dp.GaussianDpEvent(1.0), 40)
+        assert event_from_json(event_to_json(event)) == event and relations(event)
 
 
 SMALL = Encoding(bits=16, rounding="stochastic")

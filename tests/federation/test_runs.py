@@ -292,7 +292,7 @@ def test_a_cohort_too_small_for_a_secure_sum_is_a_round_of_noise(
     """It is not drawn again, and its round is not missing: both would show who was there."""
     found = []
     for name, cohort in (("few", few), ("nobody", ())):
-        monkeypatch.setattr(PoissonCohorts, "sample", lambda *_, cohort=cohort: cohort)
+        monkeypatch.setattr(PoissonCohorts, "sample", lambda *_, cohort=cohort, **__: cohort)
         found.append(codex_ray.run(devices | {"rounds": 1}, out=tmp_path / name))
     (line,) = lines(found[0])
     assert line["aborted"] is None and line["cohort"] == len(few) and line["survivors"] == 0
@@ -301,7 +301,7 @@ def test_a_cohort_too_small_for_a_secure_sum_is_a_round_of_noise(
 
 
 def test_without_a_claim_such_a_cohort_has_no_sum(devices, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(PoissonCohorts, "sample", lambda *_: (3, 5))
+    monkeypatch.setattr(PoissonCohorts, "sample", lambda *_, **__: (3, 5))
     devices["federation"]["mechanism"] = {"kind": "none"}
     (line,) = lines(codex_ray.run(devices | {"rounds": 1}, out=tmp_path / "none"))
     assert "smallest_cohort" in line["aborted"]

@@ -110,10 +110,10 @@ def test_a_client_pays_for_the_rounds_that_it_is_in() -> None:
     away = 5  # a client that drops out of its second round
     for number, cohort in enumerate(cohorts(sampler, 20, 10)):
         there = [client for client in cohort if not (client == away and 4 <= number < 8)]
-        ledger.charge(sampler.event(event), there)
+        ledger.charge(sampler.event(event, 20), there)
     paid = {client: counts[event] for client, counts in ledger.paid.items()}
     late = {client for cohort in cohorts(sampler, 20, 4)[2:] for client in cohort}
     expected = {client: 3 - (client in late) - (client == away) for client in range(20)}
     assert paid == expected
-    most = sampler.participations(10)
+    most = sampler.schedule(10).participations
     assert ledger.largest() == account(((event, most),), 1e-6).epsilon
