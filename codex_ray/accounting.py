@@ -36,7 +36,7 @@ def costs(experiment: Experiment) -> Iterator[Cost]:
         often = experiment.federation.sampler.schedule(number).participations
         takes_part, taken = often > taken, often
         for charge, ledger in zip(priced, ledgers, strict=True):
-            if takes_part:
+            if takes_part and charge.owed(ledger):
                 ledger.charge(charge.event(None), [EVERYONE])
             spend = ledger.spends([EVERYONE], assumptions=())[0]
             neighbours = charge.claim.neighbours.replace("_", " ")
@@ -58,5 +58,11 @@ def claims(experiment: Experiment) -> list[str]:
         inner, count = flatten(charge.event(None))
         words = f"{count} x ({event_in_words(inner)})"
         claim = charge.claim
-        found.append(f"a {claim.unit} pays {words} a round ({claim.name}: {claim.against})")
+        often = "once, before all rounds" if charge.once else "a round"
+        found.append(f"a {claim.unit} pays {words} {often} ({claim.name}: {claim.against})")
+    federation, rounds = experiment.federation, experiment.rounds
+    epsilon = federation.extrapolated(rounds=rounds, delta=experiment.budget.delta)
+    if federation.presumed is not None:
+        words = federation.presumed.words(rounds)
+        found.append(f"extrapolated: a client pays epsilon {epsilon:.4f}, {words}")
     return found

@@ -214,6 +214,8 @@ class Auditor:
         mechanism = self.run.experiment.federation.mechanism
         if isinstance(mechanism, AdaptiveGaussian):
             return mechanism.update_noise(self._expected) * mechanism.init()[0]
+        if isinstance(mechanism, CentralGaussian):
+            return mechanism.literal(self._expected) * mechanism.clip_norm
         assert not isinstance(mechanism, NoMechanism)
         noise = self._release_noise(self._streams("deviation"))
         if isinstance(noise, CorrelatedStream):
@@ -281,7 +283,8 @@ class Auditor:
         state = replace(run.first_state(), ledgers=[])
         after, trace = probe.run(state, cohort=cohort, attempt=0)
         moved = (after.params.double() - state.params.double()).numpy() * self._expected
-        seen = SeenRound(moved / mechanism.clip_norm, trace.members, mechanism.noise_multiplier)
+        noise = mechanism.literal(self._expected)
+        seen = SeenRound(moved / mechanism.clip_norm, trace.members, noise)
         yield from client_verdicts(planted, [seen], delta=run.experiment.budget.delta)
 
     def _training(self, trainer: DpSgd, dataset: FederatedDataset, name: str) -> LocalTraining:

@@ -15,7 +15,7 @@ from codex_ray.experiment import Experiment, assemble, charges
 from codex_ray.federation.charges import Charge
 from codex_ray.federation.federation import Federation
 from codex_ray.privacy.calibration import calibrate
-from codex_ray.privacy.claims import LOCAL_STEPS
+from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
 from codex_ray.privacy.events import Relation
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.privacy.noise_multiplier import AUTO
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 MECHANISM: Final = ("federation", "mechanism")
-PLACES: Final = (("trainer",), MECHANISM)
+RECORDS: Final = ("local_noise",)
+PLACES: Final = (("trainer",), RECORDS, MECHANISM)
 """Who has a noise multiplier."""
 DIGITS: Final = 6
 """Significant digits that are kept of it; the last is rounded up."""
@@ -49,11 +50,16 @@ def calibrated(experiment: Experiment, place: tuple[str, ...]) -> Experiment:
         ConfigError: there is no budget, or no noise keeps it.
     """
     key = ".".join((*place, "noise_multiplier"))
-    if experiment.budget.epsilon is None:
-        raise ConfigError(f"{key} is auto, which needs a target: set budget.epsilon")
+    larger = experiment.federation.presumed if place == MECHANISM else None
+    target = experiment.budget.epsilon if larger is None else larger.epsilon
+    if target is None:
+        field = "budget.epsilon" if larger is None else "federation.mechanism.noise_cohort.epsilon"
+        raise ConfigError(f"{key} is auto, which needs a target: set {field}")
     find = _trainer_noise if place == ("trainer",) else _mechanism_noise
+    if place == RECORDS:
+        find = _records_noise
     try:
-        noise = _rounded_up(find(experiment, experiment.budget.epsilon))
+        noise = _rounded_up(find(experiment, target))
     except PrivacyError as error:
         raise ConfigError(f"{key}: {error}") from None
     return with_noise(experiment, place, noise)
@@ -64,6 +70,10 @@ def with_noise(experiment: Experiment, place: tuple[str, ...], noise: float) -> 
     if place == ("trainer",):
         trainer = experiment.trainer.model_copy(update={"noise_multiplier": noise})
         return experiment.model_copy(update={"trainer": trainer})
+    if place == RECORDS:
+        assert experiment.local_noise is not None  # It has the place.
+        louder = experiment.local_noise.model_copy(update={"noise_multiplier": noise})
+        return experiment.model_copy(update={"local_noise": louder})
     federation = _louder(experiment.federation, noise)
     return experiment.model_copy(update={"federation": federation})
 
@@ -89,7 +99,30 @@ def _trainer_noise(experiment: Experiment, epsilon: float) -> float:
     return _solved(event_of, experiment, epsilon, relation=LOCAL_STEPS.relation)
 
 
+def _records_noise(experiment: Experiment, epsilon: float) -> float:
+    mechanism = experiment.federation.mechanism
+    spare = 0.0 if mechanism.kind == "none" else assemble(experiment).shortfall
+
+    def event_of(noise: float) -> DpEvent:
+        louder = with_noise(experiment, RECORDS, noise).local_noise
+        assert louder is not None
+        return louder.event()
+
+    return calibrate(
+        event_of,
+        1,
+        epsilon=epsilon,
+        delta=experiment.budget.delta - spare,
+        relation=LOCAL.relation,
+    )
+
+
 def _mechanism_noise(experiment: Experiment, epsilon: float) -> float:
+    larger = experiment.federation.presumed
+    if larger is not None:
+        return calibrate(
+            larger.event, experiment.rounds, epsilon=epsilon, delta=experiment.budget.delta
+        )
     built = assemble(experiment.model_copy(update={"debug": False}))
     population, federation = built.dataset.population, experiment.federation
     dimension = built.model.dimension
@@ -104,7 +137,7 @@ def _mechanism_noise(experiment: Experiment, epsilon: float) -> float:
                 population=population, dimension=dimension, records=records
             )
         found = charges(louder, codec=codec, population=population)
-        return next(charge for charge in found if charge.claim is not LOCAL_STEPS)
+        return next(c for c in found if c.claim is not LOCAL_STEPS and not c.once)
 
     def event_of(noise: float) -> DpEvent:
         return charge_of(noise).event(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -28,9 +28,15 @@ from codex_ray.federation.transport import Transport
 from codex_ray.learning.comparison import Baselines, Comparison
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.local_noise import (
+    LocalGaussianRecords,
+    LocalNoise,
+    NoisedDataset,
+    RandomisedResponse,
+)
 from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
-from codex_ray.privacy.claims import LOCAL_STEPS
+from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.correlated_noise import RELEASE
@@ -110,6 +116,11 @@ class Experiment(Component):
             json_schema_input_type=str | BreastCancer | SyntheticImages | CsvFiles | PythonData,
         ),
     ]
+    local_noise: RandomisedResponse | LocalGaussianRecords | None = Field(
+        default=None,
+        discriminator="kind",
+        description="Noise on the records themselves, once, before anything is trained on them.",
+    )
     model: Annotated[
         Linear | Mlp | PythonModel,
         Field(discriminator="kind", description="What is trained."),
@@ -196,6 +207,7 @@ class Assembled:
             population=self.dataset.population,
             charges=self.charges,
             budget=experiment.budget.epsilon,
+            delta=experiment.budget.delta,
             randomness=self.randomness,
             transport=transport,
             divisor=self._divisor,
@@ -268,7 +280,9 @@ class Assembled:
         if self.experiment.compare is None or self.experiment.seed is None:
             return None
         fresh = build_model(self.experiment, self.given, self.dataset, self.randomness)
-        return self.experiment.compare.measure(fresh, self.dataset, public=self.randomness.public)
+        # Baselines are without privacy: on the records as they are.
+        held = self.dataset.dataset if isinstance(self.dataset, NoisedDataset) else self.dataset
+        return self.experiment.compare.measure(fresh, held, public=self.randomness.public)
 
 
 def build_model(
@@ -292,12 +306,9 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     check_shared_step(experiment)
     check_budget(experiment)
     check_side_data(experiment)
+    check_local_noise(experiment)
     randomness = Randomness.of(experiment.seed)
-    dataset: FederatedDataset
-    if given.data is not None:
-        dataset = CheckedDataset(given.data, "the given data set")
-    else:
-        dataset = experiment.data.open(randomness.public)
+    dataset = _opened(experiment, given, randomness)
     experiment.federation.check(
         dataset.population, rounds=experiment.rounds, delta=experiment.budget.delta
     )
@@ -335,6 +346,18 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     )
 
 
+def _opened(experiment: Experiment, given: Given, randomness: Randomness) -> FederatedDataset:
+    """The data set as it is trained on: where there is local noise, nobody sees it without."""
+    dataset: FederatedDataset
+    if given.data is not None:
+        dataset = CheckedDataset(given.data, "the given data set")
+    else:
+        dataset = experiment.data.open(randomness.public)
+    if experiment.local_noise is None:
+        return dataset
+    return NoisedDataset(dataset, experiment.local_noise, randomness.secret)
+
+
 def charges(
     experiment: Experiment, *, codec: Codec | None = None, population: int | None = None
 ) -> list[Charge]:
@@ -344,7 +367,11 @@ def charges(
     depends on those.
     """
     federation = experiment.federation
-    sized = isinstance(federation.mechanism, NoiseInside) or federation.sampler.kind == "fixed"
+    sized = (
+        isinstance(federation.mechanism, NoiseInside)
+        or federation.sampler.kind == "fixed"
+        or federation.presumed is not None
+    )
     if sized and codec is None:
         built = assemble(experiment)
         codec, population = built.codec, built.dataset.population
@@ -355,7 +382,21 @@ def charges(
     record = trainer.event()
     if record is not None:
         found.append(Charge(LOCAL_STEPS, lambda _: record, hidden=False))
+    if experiment.local_noise is not None:
+        found.append(_records_shown(experiment.local_noise))
     return found + federation.charges(codec=codec, population=people)
+
+
+def _records_shown(noise: LocalNoise) -> Charge:
+    """What a record pays for being shown noised: once, and every record of every client."""
+    event = noise.event()
+    said = (
+        f"it covers {noise.covers}",
+        "how many records each client holds is public",
+        "a record is noised once, and nothing is computed from it without its noise",
+    )
+    claim = replace(LOCAL, assumes=(*LOCAL.assumes, *said))
+    return Charge(claim, lambda _: event, hidden=True, once=True)
 
 
 def check_budget(experiment: Experiment) -> None:
@@ -365,6 +406,7 @@ def check_budget(experiment: Experiment) -> None:
         ConfigError: an epsilon is set, but no noise is added anywhere.
     """
     private = experiment.trainer.kind != "sgd" or experiment.federation.mechanism.kind != "none"
+    private = private or experiment.local_noise is not None
     if experiment.budget.epsilon is not None and not private:
         raise ConfigError(
             f"budget.epsilon is {experiment.budget.epsilon:g}, but nothing adds noise: set it to "
@@ -398,6 +440,41 @@ def check_shared_step(experiment: Experiment) -> None:
         )
     if experiment.debug:
         raise ConfigError("debug: distributed_dp_sgd has no update of one client to tell of")
+
+
+def check_local_noise(experiment: Experiment) -> None:
+    """Refuses noised records where they would be drawn twice, or have two claims.
+
+    Raises:
+        ConfigError: there is no seed and several processes; or training makes a claim about
+            records too.
+    """
+    noise = experiment.local_noise
+    if noise is None:
+        return
+    if experiment.trainer.kind != "sgd":
+        raise ConfigError(
+            f"local_noise.kind is {noise.kind}, and trainer.kind {experiment.trainer.kind} makes "
+            "a record-level claim of its own: leave one out (trainer.kind: sgd, or no local_noise)"
+        )
+    if experiment.seed is None and experiment.cluster.hosts:
+        raise ConfigError(
+            "local_noise without a seed: each host would draw noise of its own for the same "
+            "records, which shows them twice: set cluster.hosts to 0, or give a seed"
+        )
+
+
+def check_resumable(experiment: Experiment) -> None:
+    """Refuses to go on where that would show records under a second draw of local noise.
+
+    Raises:
+        ConfigError: the noise of the first one is lost, because there is no seed.
+    """
+    if experiment.local_noise is not None and experiment.seed is None:
+        raise ConfigError(
+            "local_noise without a seed: the noise on the records was kept in memory only, and "
+            "another draw would show them a second time: start a new run, and count both"
+        )
 
 
 def check_side_data(experiment: Experiment) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from codex_ray.certifying.issue import issue
+from codex_ray.certifying.issue import extrapolated, issue
 from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
 from codex_ray.experiment import Assembled
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import Transport
+from codex_ray.records.canonical import plain
 from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.observers import Observer, RoundLines, TensorBoard, show_audit
 from codex_ray.records.result import (
@@ -71,6 +72,7 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
     spends = all_spends(terms, published(terms, state.ledgers))
     audit = _audit(assembled, directory, rounds=state.round)
     baselines = assembled.compare()
+    larger = extrapolated(terms, rounds=state.round)
     words = UNSEEDED if experiment.seed is None else SIMULATION
     result = RunResult(
         name=experiment.name,
@@ -95,6 +97,7 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         baselines=baselines.summary() if baselines else {},
         alone=baselines.alone if baselines else [],
         wrap_probability=assembled.codec.wrap_probability,
+        extrapolated=None if larger is None else plain(larger.model_dump()),
         audit=audit,
         directory=str(directory.path),
     )

@@ -27,6 +27,7 @@ from codex_ray.privacy.accountants import AccountantName, account
 from codex_ray.privacy.curve import PrivacyCurve, privacy_curve
 from codex_ray.privacy.events import Entries, Relation, event_in_words, event_to_json
 from codex_ray.privacy.ledger import EVERYONE, Ledger
+from codex_ray.privacy.mechanisms import CentralGaussian
 from codex_ray.records.canonical import digest, plain, read_json
 from codex_ray.records.certificate import (
     Accounting,
@@ -49,15 +50,6 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Presumed:
-    """The larger run that noise was scaled for (`noise_cohort`): what would hold there."""
-
-    cohort: float
-    population: int
-    noise_multiplier: float
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,9 @@ def _claim(terms: Terms, charge: Charge, ledger: Ledger, evidence: Evidence) -> 
         sampling=agreed_sampling(terms, charge, [e for e, _ in entries], lines=evidence.lines),
         composition=_composition(terms, ledger, entries, evidence),
         accounting=_accounting(terms, charge, ledger, entries),
-        extrapolated=_extrapolated(terms, charge),
+        extrapolated=extrapolated(terms, rounds=len(evidence.lines))
+        if claim.unit == "client"
+        else None,
     )
 
 
@@ -283,32 +277,20 @@ def _unsampled(ledger: Ledger, entries: Entries) -> Unsampled | None:
     return Unsampled(participations=sum(often.values()), epsilon=found.epsilon)
 
 
-def _extrapolated(terms: Terms, charge: Charge) -> Extrapolation | None:
-    """The epsilon of the larger run that the mechanism says its noise was scaled for, if it does.
-
-    A mechanism says so by a property `presumed`, a `Presumed`.
-    """
-    presumed = getattr(terms.experiment.federation.mechanism, "presumed", None)
-    if presumed is None or charge.claim.unit != "client" or not charge.claim.sampling_counts:
+def extrapolated(terms: Terms, *, rounds: int) -> Extrapolation | None:
+    """The epsilon of the larger run that noise was scaled for; None where it was not."""
+    federation, delta = terms.experiment.federation, terms.experiment.budget.delta
+    larger, noisy = federation.presumed, federation.mechanism
+    epsilon = federation.extrapolated(rounds=rounds, delta=delta)
+    if larger is None or epsilon is None:
         return None
-    return extrapolate(presumed, rounds=terms.experiment.rounds, charge=charge, terms=terms)
-
-
-def extrapolate(presumed: Presumed, *, rounds: int, charge: Charge, terms: Terms) -> Extrapolation:
-    """The epsilon of as many rounds with the presumed cohort and population."""
-    import dp_accounting as dp
-
-    rate = presumed.cohort / presumed.population
-    event = dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(presumed.noise_multiplier))
-    delta = terms.experiment.budget.delta
-    found = account(((event, rounds),), delta, relation=charge.claim.relation)
+    assert isinstance(noisy, CentralGaussian)  # No other mechanism presumes anything.
     return Extrapolation(
-        cohort=presumed.cohort,
-        population=presumed.population,
-        noise_multiplier=presumed.noise_multiplier,
-        epsilon=found.epsilon,
-        words=f"NOT of this run: it would hold for {rounds} rounds with Poisson cohorts of "
-        f"{presumed.cohort:g} of {presumed.population} clients",
+        cohort=larger.cohort,
+        population=larger.population,
+        noise_multiplier=noisy.noise_multiplier,
+        epsilon=epsilon,
+        words=larger.words(rounds),
     )
 
 

@@ -82,6 +82,8 @@ def differences(terms: Terms, charged: Sequence[Line], shown: Sequence[Ledger]) 
 def _ledger(charge: Charge, ledger: Ledger, charged: Sequence[Line]) -> Ledger:
     events: dict[int | None, DpEvent] = {}
     for paid in charged:
+        if not charge.owed(ledger):
+            break
         survivors = paid["survivors"]
         if survivors not in events:
             events[survivors] = charge.event(survivors)

@@ -21,6 +21,7 @@ from codex_ray.federation.charges import Charge
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.federation.spaced_sampling import SpacedCohorts
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
+from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.privacy.claims import SPACED
 from codex_ray.records.certificate import Sampling
 
@@ -38,6 +39,7 @@ DRAWN_BY: Final[dict[Any, str]] = {
     SpacedCohorts.sample: "spaced",
     PoissonBatches.draw: POISSON,
     ShuffledBatches.draw: "shuffled",
+    DistributedDpSgd.steps: POISSON,
 }
 """What each function that draws a cohort or a batch is known to do."""
 
@@ -101,11 +103,15 @@ def _drawn(terms: Terms, charge: Charge) -> Drawn:
                 size = int(sampler.expected(population))
                 return Drawn(how, (population, size), f"{size} of {population} clients at once")
         return Drawn(how, None, f"cohorts of kind {sampler.kind}")
-    batches: Any = getattr(terms.experiment.trainer, "batches", terms.experiment.trainer)
-    how = DRAWN_BY.get(getattr(type(batches), "draw", None), "unknown")
+    if charge.once:
+        return Drawn("all", None, "every record, once")
+    trainer = terms.experiment.trainer
+    batches: Any = getattr(trainer, "batches", trainer)
+    shared = isinstance(trainer, DistributedDpSgd)
+    how = DRAWN_BY.get(getattr(type(batches), "steps" if shared else "draw", None), "unknown")
     if how == POISSON:
-        rate = float(batches.sampling_rate)
-        return Drawn(how, rate, f"Poisson sampling at rate {rate:g} (records of a local step)")
+        rate, of = float(batches.sampling_rate), "round" if shared else "local step"
+        return Drawn(how, rate, f"Poisson sampling at rate {rate:g} (records of a {of})")
     if how == "shuffled":
         return Drawn(how, None, "shuffled batches of a fixed size")
     return Drawn(how, None, f"batches of kind {getattr(batches, 'kind', type(batches).__name__)}")

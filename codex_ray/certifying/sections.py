@@ -5,7 +5,9 @@ from __future__ import annotations
 from codex_ray.certifying.terms import Terms
 from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
+from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.local_noise import WHOLE, LocalGaussianRecords
 from codex_ray.privacy.adaptive_clipping import BIT_SENSITIVITY, AdaptiveGaussian
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.local_gaussian import LocalGaussian
@@ -56,6 +58,8 @@ def setting(terms: Terms) -> Setting:
 
 def _who_adds_noise(terms: Terms) -> str:
     said = []
+    if terms.experiment.local_noise is not None:
+        said.append("local: each record is noised once, before anything is trained on it")
     if terms.experiment.trainer.event() is not None:
         said.append("local: each client noises its own training")
     match terms.experiment.federation.mechanism:
@@ -84,22 +88,18 @@ def mechanism(terms: Terms, charge: Charge) -> Mechanism:
         PrivacyError: nothing is known here of how such a mechanism adds its noise.
     """
     trainer, noisy = terms.experiment.trainer, terms.experiment.federation.mechanism
+    if charge.once:
+        return _shown(terms)
     if charge.claim.unit == "record":
-        if not isinstance(trainer, DpSgd):
-            raise PrivacyError(f"no certificate: trainer.kind {trainer.kind} has no section yet")
-        return Mechanism(
-            kind=f"dp_sgd ({trainer.batches.kind} batches)",
-            clipping="fixed: the gradient of each record, as a whole",
-            clip_norm=trainer.clip_norm,
-            sensitivity=f"{trainer.clip_norm:g} (one record more or less in a batch)",
-            noise_multiplier=trainer.noise_multiplier,
-            noise_deviation=trainer.noise_multiplier * trainer.clip_norm,
-            noise_on="the sum of a batch's clipped gradients, at every local step",
-            arithmetic="floating point",
-        )
+        match trainer:
+            case DpSgd():
+                return _local_steps(trainer)
+            case DistributedDpSgd() if isinstance(noisy, DiscreteGaussianNoise | SkellamNoise):
+                return _shared_step(noisy, terms)
+        raise PrivacyError(f"no certificate: trainer.kind {trainer.kind} has no section yet")
     match noisy:
         case CentralGaussian():
-            return _central(noisy)
+            return _central(noisy, terms)
         case AdaptiveGaussian():
             return _adaptive(noisy, terms)
         case CorrelatedGaussian():
@@ -111,14 +111,62 @@ def mechanism(terms: Terms, charge: Charge) -> Mechanism:
     raise PrivacyError(f"no certificate: mechanism.kind {noisy.kind} has no section yet")
 
 
-def _central(noisy: CentralGaussian) -> Mechanism:
+def _shown(terms: Terms) -> Mechanism:
+    """Of noise on the records themselves."""
+    noise = terms.experiment.local_noise
+    if not isinstance(noise, LocalGaussianRecords):
+        kind = None if noise is None else noise.kind
+        raise PrivacyError(f"no certificate: local_noise.kind {kind} has no section yet")
+    answered = ""
+    if noise.labels is not None:
+        answered = f"; each label is kept with probability {noise.labels.kept:.4g}, or is another"
+    return Mechanism(
+        kind=noise.kind,
+        clipping="fixed: the features of each record, as a whole",
+        clip_norm=noise.clip_norm,
+        sensitivity=f"{2 * noise.clip_norm:g} (between the features of any two records)",
+        noise_multiplier=noise.noise_multiplier,
+        noise_deviation=noise.noise_multiplier * noise.clip_norm,
+        noise_on=f"each feature of each record, once{answered}",
+        arithmetic="floating point",
+    )
+
+
+def _local_steps(trainer: DpSgd) -> Mechanism:
+    return Mechanism(
+        kind=f"dp_sgd ({trainer.batches.kind} batches)",
+        clipping="fixed: the gradient of each record, as a whole",
+        clip_norm=trainer.clip_norm,
+        sensitivity=f"{trainer.clip_norm:g} (one record more or less in a batch)",
+        noise_multiplier=trainer.noise_multiplier,
+        noise_deviation=trainer.noise_multiplier * trainer.clip_norm,
+        noise_on="the sum of a batch's clipped gradients, at every local step",
+        arithmetic="floating point",
+    )
+
+
+def _shared_step(noisy: DiscreteGaussianNoise | SkellamNoise, terms: Terms) -> Mechanism:
+    """Of one step of all clients together, whose noise they bring."""
+    whole = _inside(noisy, terms)
+    return whole.model_copy(
+        update={
+            "kind": f"distributed_dp_sgd with {noisy.kind} noise",
+            "clipping": "fixed: the gradient of each record, as a whole; then each is rounded to "
+            f"the grid by itself ({terms.codec.encoding.rounding}), rounding included in the norm",
+            "sensitivity": f"{noisy.clip_norm:g} (one record more or less in a round's batch)",
+        }
+    )
+
+
+def _central(noisy: CentralGaussian, terms: Terms) -> Mechanism:
+    literal = noisy.literal(terms.expected_cohort)
     return Mechanism(
         kind=noisy.kind,
         clipping="fixed: the update of each client, as a whole",
         clip_norm=noisy.clip_norm,
         sensitivity=f"{noisy.clip_norm:g} (one client more or less in the sum, rounding included)",
-        noise_multiplier=noisy.noise_multiplier,
-        noise_deviation=noisy.noise_multiplier * noisy.clip_norm,
+        noise_multiplier=literal,
+        noise_deviation=literal * noisy.clip_norm,
         noise_on="the sum, before it is divided by the public expected cohort",
         arithmetic="floating point",
     )
@@ -242,6 +290,9 @@ def gaps(terms: Terms) -> tuple[Gap, ...]:
         found.append(Gap(what="debug", severity="Critical", words=words))
     if experiment.federation.hides_cohorts:
         found.append(JOURNALS)
+    if experiment.local_noise is not None and experiment.local_noise.covers != WHOLE:
+        words = f"local_noise covers {experiment.local_noise.covers}"
+        found.append(Gap(what="uncovered part", severity="Critical", words=words))
     if any(mechanism(terms, c).arithmetic == "floating point" for c in terms.charges):
         found.append(FLOATING_POINT)
     return tuple(sorted(found, key=lambda gap: SEVEREST_FIRST.index(gap.severity)))

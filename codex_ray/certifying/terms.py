@@ -11,8 +11,10 @@ from functools import cached_property
 
 from codex_ray.experiment import Assembled, Experiment, charges
 from codex_ray.federation.charges import Charge
+from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.privacy.claims import Claim
+from codex_ray.learning.local_noise import LocalGaussianRecords, RandomisedResponse
+from codex_ray.privacy.claims import LOCAL, Claim
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.ledger import EVERYONE, Ledger, PrivacySpend
 from codex_ray.privacy.noise_inside import NoiseInside
@@ -106,12 +108,21 @@ def assumptions(terms: Terms, claim: Claim) -> tuple[str, ...]:
             "coordinator's own and outside the guarantee"
         )
     said.append("test metrics are exact: they cover nobody whose records are in the test set")
-    if not isinstance(federation.mechanism, NoiseInside) or claim.unit == "record":
+    if not _in_whole_numbers(terms, claim):
         said.append(
             "noise is floating-point Gaussian: attacks on its low-order bits are not covered "
             "(Mironov 2012)"
         )
     return tuple(said)
+
+
+def _in_whole_numbers(terms: Terms, claim: Claim) -> bool:
+    """Whether the noise that the claim rests on is drawn in whole numbers."""
+    experiment = terms.experiment
+    if claim.name == LOCAL.name and claim.unit == "record":
+        return isinstance(experiment.local_noise, RandomisedResponse)
+    inside = isinstance(experiment.federation.mechanism, NoiseInside)
+    return inside and (claim.unit == "client" or isinstance(experiment.trainer, DistributedDpSgd))
 
 
 def delta_warnings(experiment: Experiment, *, population: int | None = None) -> tuple[str, ...]:
@@ -125,7 +136,8 @@ def delta_warnings(experiment: Experiment, *, population: int | None = None) -> 
     delta, said = experiment.budget.delta, []
     if population is None:
         population = getattr(experiment.data, "clients", None)
-    claimed = experiment.federation.mechanism.kind != "none"
+    by_record = isinstance(experiment.trainer, DistributedDpSgd)
+    claimed = experiment.federation.mechanism.kind != "none" and not by_record
     if claimed and population is not None and delta >= 1 / population:
         said.append(_too_large(delta, population, "clients"))
     trainer = experiment.trainer
@@ -133,6 +145,14 @@ def delta_warnings(experiment: Experiment, *, population: int | None = None) -> 
         held = max(1, round(trainer.batch_size / getattr(trainer.batches, "sampling_rate", 1.0)))
         if delta >= 1 / held:
             said.append(_too_large(delta, held, "records a client (batch_size / sampling_rate)"))
+    if isinstance(trainer, DistributedDpSgd):
+        held = max(1, round(trainer.batch_size / trainer.sampling_rate))
+        if delta >= 1 / held:
+            said.append(_too_large(delta, held, "records in all (batch_size / sampling_rate)"))
+    shown = isinstance(experiment.local_noise, LocalGaussianRecords)
+    if shown and population is not None and delta >= 1 / population:
+        # Nothing public tells how many records there are; hardly fewer than clients.
+        said.append(_too_large(delta, population, "clients, with a record or more each"))
     return tuple(said)
 
 

@@ -26,15 +26,33 @@ class Charge:
         event: what a round with so many survivors costs somebody who is in it.
         hidden: whether nobody may learn who was in a cohort: then one entry stands for everyone,
             and all pay in every round.
+        once: whether it is paid once, with the first round, however many follow: what every round
+            shows of was shown then.
     """
 
     claim: Claim
     event: Callable[[Survivors], DpEvent]
     hidden: bool
+    once: bool = False
 
     def ledger(self, delta: float) -> Ledger:
         """The ledger of this claim, in which nobody has paid yet."""
         return Ledger(self.claim.unit, delta, relation=self.claim.relation)
+
+    def owed(self, ledger: Ledger) -> bool:
+        """Whether another round costs anybody anything."""
+        return not (self.once and ledger.paid)
+
+    def pay(
+        self, ledger: Ledger, clients: tuple[ClientId, ...], *, survivors: Survivors = None
+    ) -> None:
+        """Writes down in `ledger` that a round of `clients` is paid for.
+
+        Raises:
+            PrivacyError: nothing is known of the event under the ledger's relation.
+        """
+        if self.owed(ledger):
+            ledger.charge(self.event(survivors), self.holders(clients))
 
     def holders(self, clients: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
         """Whose entries pay for a round of `clients`."""

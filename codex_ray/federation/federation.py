@@ -29,6 +29,7 @@ from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism, PrivacyMechanism
+from codex_ray.privacy.noise_cohort import NoiseCohort
 from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, NoiseInside, SkellamNoise
 from codex_ray.secagg.parameters import SMALLEST_COHORT
 from codex_ray.secagg.protocols import Clear, Ideal, MaskedSum, OneShot, SecAgg, SecAggPlus
@@ -107,6 +108,20 @@ class Federation(Component):
             return False
         return self.sampler.hidden
 
+    @property
+    def presumed(self) -> NoiseCohort | None:
+        """The larger run that noise is scaled for, if it is."""
+        mechanism = self.mechanism
+        return mechanism.noise_cohort if isinstance(mechanism, CentralGaussian) else None
+
+    def extrapolated(self, *, rounds: int, delta: float) -> float | None:
+        """The epsilon of so many rounds of that larger run; None without one."""
+        mechanism = self.mechanism
+        if not isinstance(mechanism, CentralGaussian) or mechanism.noise_cohort is None:
+            return None
+        noise = mechanism.noise_multiplier
+        return mechanism.noise_cohort.spent(noise, rounds=rounds, delta=delta)
+
     def releases_noise_alone(self, cohort: int) -> bool:
         """Whether a cohort of that size is a round whose sum counts as zero, and is released.
 
@@ -175,6 +190,8 @@ class Federation(Component):
             return
         if isinstance(self.mechanism, NoiseInside):
             self._check_noise_inside(self.mechanism, population)
+        elif self.presumed is not None:
+            self.presumed.check(self.sampler.expected(population))
         elif isinstance(self.mechanism, CorrelatedGaussian):
             if self.sampler.hidden:
                 raise ConfigError(

@@ -77,6 +77,7 @@ class Round:
     population: int
     charges: Sequence[Charge]
     budget: float | None
+    delta: float
     randomness: Randomness
     transport: Transport
     divisor: float
@@ -134,6 +135,8 @@ class Round:
             BudgetSpent: somebody cannot; nothing was asked of anyone.
         """
         for ledger, charge in zip(state.ledgers, self.charges, strict=True):
+            if not charge.owed(ledger):
+                continue
             event, holders = charge.event(None), charge.holders(cohort)
             if self.budget is not None and not ledger.affords(event, holders, self.budget):
                 raise BudgetSpent(
@@ -251,7 +254,7 @@ class Round:
         """Copies of the ledgers in which a round of `clients` is paid for."""
         charged = deepcopy(ledgers)
         for ledger, charge in zip(charged, self.charges, strict=True):
-            ledger.charge(charge.event(survivors), charge.holders(clients))
+            charge.pay(ledger, clients, survivors=survivors)
         return charged
 
     def debug_figures(self, trace: RoundTrace) -> dict[str, float]:

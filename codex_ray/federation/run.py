@@ -15,6 +15,8 @@ from codex_ray.federation.round import BudgetSpent, Round, RoundTrace
 from codex_ray.federation.state import RoundResult, ServerState, Totals, count_dropped
 from codex_ray.types import ClientId
 
+EXTRAPOLATED = "client_extrapolated"
+"""How the epsilon of a larger run is called in figures: it is none of this one."""
 Evaluate = Callable[[torch.Tensor], dict[str, float]]
 
 
@@ -106,6 +108,9 @@ class Run:
             charge.claim.label: ledger.largest()
             for ledger, charge in zip(state.ledgers, self.round.charges, strict=True)
         }
+        larger = self.round.federation.extrapolated(rounds=state.round, delta=self.round.delta)
+        if larger is not None:
+            epsilon[EXTRAPOLATED] = larger
         metrics = {**result.metrics, **self.evaluate(state.params)}
         spent = {"evaluate": round(time.perf_counter() - started, 4)}
         return replace(result, metrics=metrics, epsilon=epsilon, seconds=result.seconds | spent)

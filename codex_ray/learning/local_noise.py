@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 STREAM: Final = "local_noise"
+WHOLE: Final = "a whole record"
+"""What is covered where nothing of a record is left out."""
 
 
 class LocalNoise(Protocol):
@@ -129,7 +131,7 @@ class LocalGaussianRecords(Component):
         """The whole record, or all but its label."""
         if self.labels is None:
             return "the features of a record; its label is not covered"
-        return "a whole record"
+        return WHOLE
 
     def noised(self, records: Records, stream: Stream) -> Records:
         """The records with noised features, and labels answered at random; bad numbers are 0.

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from codex_ray.errors import ConfigError
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.noise_cohort import NoiseCohort
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.privacy.passengers import Passenger, Range, Told
 from codex_ray.privacy.rotation import Rotation
@@ -318,6 +319,11 @@ class CentralGaussian(Component):
     noise_multiplier: NoiseMultiplier = Field(
         description="Standard deviation of the noise on the sum, in units of clip_norm."
     )
+    noise_cohort: NoiseCohort | None = Field(
+        default=None,
+        description="A larger run: noise_multiplier is its own, and the mean has as much noise as "
+        "it would have there.",
+    )
     encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
 
     @property
@@ -332,6 +338,12 @@ class CentralGaussian(Component):
     def fewest(self, expected: float) -> int:
         """As many as the protocol asks for."""
         return 0
+
+    def literal(self, expected: float) -> float:
+        """The noise multiplier that the sum over a cohort of `expected` clients really has."""
+        if self.noise_cohort is None:
+            return self.noise_multiplier
+        return self.noise_multiplier * expected / self.noise_cohort.cohort
 
     def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
         """The encoding of updates whose norm is at most clip_norm.
@@ -369,10 +381,10 @@ class CentralGaussian(Component):
         rotation: Rotation | None = None,
         state: State = (),
     ) -> Release:
-        """(sum + N(0, (noise_multiplier clip_norm)^2)) / expected."""
+        """(sum + N(0, (literal noise multiplier x clip_norm)^2)) / expected."""
         total = codec.decode(group.total, rotation=rotation)
         added = torch.from_numpy(noise.normal(len(total)))
-        deviation = self.noise_multiplier * self.clip_norm
+        deviation = self.literal(expected) * self.clip_norm
         update = (total + deviation * added) / expected
         told = {"signal_to_noise": signal_to_noise(update, deviation / expected)}
         return Release(update, privacy=told)
@@ -384,7 +396,9 @@ class CentralGaussian(Component):
         expected: float | None = None,
         survivors: int | None = None,
     ) -> DpEvent | None:
-        """One Gaussian release at this noise multiplier."""
+        """One Gaussian release at the noise multiplier that this run really has."""
         from dp_accounting import GaussianDpEvent  # slow to import, and hosts never account
 
-        return GaussianDpEvent(self.noise_multiplier)
+        if expected is None and self.noise_cohort is not None:
+            raise ValueError("with a noise_cohort the event depends on the expected cohort")
+        return GaussianDpEvent(self.literal(expected or 1.0))

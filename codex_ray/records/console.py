@@ -22,7 +22,9 @@ def in_words(result: RoundResult) -> str:
     """The round in a line: accuracy and epsilon so far, survivors."""
     names = [name for name in ("accuracy", "auc") if name in result.metrics]
     parts = [f"{name} {result.metrics[name]:.3f}" for name in names]
-    parts += [f"epsilon {value:.2f} a {unit}" for unit, value in result.epsilon.items()]
+    parts += [
+        f"epsilon {value:.2f} a {unit.replace('_', ' ')}" for unit, value in result.epsilon.items()
+    ]
     parts.append(f"{result.survivors}/{result.cohort} survive")
     if result.aborted:
         parts.append(f"no sum: {result.aborted}")
@@ -121,6 +123,8 @@ def _rows(result: RunResult) -> Iterator[tuple[str, dict[str, float], str]]:
         if key in result.baselines:
             yield label, result.baselines[key], "shares nothing"
     price = f"{result.epsilon:.2f}" if result.privacy else "no claim"
+    if result.extrapolated is not None:
+        price += f" (extrapolated {result.extrapolated['epsilon']:.2f})"
     yield f"federated ({result.protocol})", result.metrics, price
     if "pooled" in result.baselines:
         yield "all records pooled", result.baselines["pooled"], "no privacy"
@@ -134,6 +138,9 @@ def privacy_in_words(result: RunResult) -> str:
         spends = [spend for spend in result.privacy if spend["unit"] == unit]
         most = max(float(spend["epsilon"]) for spend in spends)
         parts.append(f"epsilon <= {most:.2f} a {unit}, delta {spends[0]['delta']:g}")
+    if result.extrapolated is not None:
+        larger = result.extrapolated
+        parts.append(f"extrapolated epsilon {larger['epsilon']:.2f}, {larger['words']}")
     return "; ".join(parts) or "no claim"
 
 

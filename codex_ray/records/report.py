@@ -101,7 +101,7 @@ def _draw_privacy(axes: Any, result: RunResult, lines: list[dict[str, Any]]) -> 
     for unit in sorted({unit for line in lines for unit in line["epsilon"]}):
         points = [(line["round"] + 1, line["epsilon"].get(unit)) for line in lines]
         known = [point for point in points if point[1] is not None]
-        axes.plot(*zip(*known, strict=True), lw=2, label=f"of a {unit}")
+        axes.plot(*zip(*known, strict=True), lw=2, label=f"of a {unit.replace('_', ' ')}")
     axes.set(xlabel="round", ylabel="epsilon")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

@@ -44,6 +44,8 @@ class RunResult(BaseModel):
         baselines: alone, alone_worst and pooled, outside the guarantee; empty when not asked for.
         alone: the first clients, each training alone.
         wrap_probability: of any coordinate in a round, where noise is inside the sum.
+        extrapolated: the epsilon of a larger run that noise was scaled for, with the cohort and
+            population that it presumes; `privacy` has the literal one of this run.
         audit: the verdicts on the run, where its experiment asks for an audit.
     """
 
@@ -72,6 +74,7 @@ class RunResult(BaseModel):
     alone: list[dict[str, float]] = Field(default_factory=list)
     audit: list[dict[str, Any]] = Field(default_factory=list)
     wrap_probability: float = 0.0
+    extrapolated: dict[str, Any] | None = None
     directory: str = ""
 
     @property

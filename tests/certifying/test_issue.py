@@ -14,10 +14,9 @@ from small_runs import CONFIGS, HIDDEN, RECORDS, certified
 import codex_ray
 from codex_ray.certifying.issue import (
     Evidence,
-    Presumed,
     certificate_of,
     document_of,
-    extrapolate,
+    extrapolated,
     read_lines,
     sha256_of,
 )
@@ -32,6 +31,7 @@ from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.learning.batches import ShuffledBatches
 from codex_ray.privacy.ledger import Ledger, epsilon_of
+from codex_ray.privacy.noise_cohort import NoiseCohort
 from codex_ray.records.certificate import read_document
 from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.keys import FOLDER_VARIABLE, PRIVATE_NAME, PUBLIC_NAME
@@ -353,8 +353,15 @@ def test_an_extrapolated_epsilon_is_that_of_the_larger_run_and_stands_beside_the
     None
 ):
     terms = terms_of("hidden")
-    presumed = Presumed(cohort=100, population=10_000, noise_multiplier=1.0)
-    found = extrapolate(presumed, rounds=1000, charge=terms.charges[1], terms=terms)
+    assert extrapolated(terms, rounds=1000) is None
+    federation = terms.experiment.federation
+    larger = {"noise_multiplier": 1.0, "noise_cohort": NoiseCohort(cohort=100, population=10_000)}
+    noisy = federation.mechanism.model_copy(update=larger)
+    federation = federation.model_copy(update={"mechanism": noisy})
+    experiment = terms.experiment.model_copy(update={"federation": federation})
+    scaled = Terms(experiment, terms.population, terms.dimension)
+    found = extrapolated(scaled, rounds=1000)
+    assert found is not None
     assert found.epsilon == pytest.approx(1.828, abs=0.002)
     assert "NOT of this run" in found.words and "100 of 10000 clients" in found.words
 

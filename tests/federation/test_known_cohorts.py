@@ -115,7 +115,7 @@ def test_bands_reach_no_further_than_a_client_s_next_turn(taking_turns) -> None:
 
 def test_hidden_cohorts_keep_no_schedule(taking_turns) -> None:
     taking_turns["federation"]["sampler"] = {"kind": "poisson", "rate": 0.25}
-    with pytest.raises(ConfigError, match="set federation.sampler.kind to spaced"):
+    with pytest.raises(ConfigError, match=r"set federation\.sampler\.kind to spaced"):
         assemble(experiment_from(taking_turns))
 
 
