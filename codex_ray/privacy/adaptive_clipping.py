@@ -49,7 +49,10 @@ class AdaptiveGaussian(Component):
         default=0.5, gt=0, lt=1, description="Fraction of updates that should not be clipped."
     )
     learning_rate: float = Field(
-        default=0.2, gt=0, description="How fast the clip norm follows, in its logarithm."
+        default=0.2,
+        ge=0,
+        description="How fast the clip norm follows, in its logarithm; 0 keeps it, and only "
+        "estimates which fraction is clipped.",
     )
     count_noise: float | None = Field(
         default=None,
@@ -159,7 +162,7 @@ class AdaptiveGaussian(Component):
         update = total * (clip_norm / expected) + deviation * added
         told = {
             "clip_norm": clip_norm,
-            "unclipped_fraction": fraction,
+            "clipped_fraction": 1 - fraction,
             "signal_to_noise": signal_to_noise(update, deviation),
         }
         return Release(update, privacy=told, state=(float(np.float32(following)),))

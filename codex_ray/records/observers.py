@@ -54,11 +54,21 @@ def _round_of(line: bytes) -> float:
         return math.inf
 
 
+PRIVACY_PANEL = {
+    "epsilon so far": ["Multiline", ["privacy/epsilon_.*"]],
+    "fraction of updates that were clipped": ["Multiline", ["privacy/clipped_fraction"]],
+    "clip norm: the quantile of the norms that it follows": ["Multiline", ["privacy/clip_norm"]],
+    "signal-to-noise ratio of a release": ["Multiline", ["privacy/signal_to_noise"]],
+}
+"""The charts of the tab "custom scalars"; what a mechanism does not tell stays empty."""
+
+
 class TensorBoard:
     """Scalars for each round. What lies outside the guarantee is under debug/, and says so."""
 
     def __init__(self, folder: Path, *, first_round: int, config: str) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=first_round)
+        self._writer.add_custom_scalars({"privacy": PRIVACY_PANEL})
         if first_round == 0:
             self._writer.add_text("config", f"```yaml\n{config}\n```", 0)
 

@@ -62,7 +62,7 @@ def test_the_noise_that_is_added_is_the_noise_that_is_charged() -> None:
         for n in range(2000)
     ]
     on_update = torch.stack([one.update for one in released]).std().item() * 4 / 0.5
-    on_count = np.std([4 * (one.privacy["unclipped_fraction"] - 0.5) for one in released])
+    on_count = np.std([4 * (0.5 - one.privacy["clipped_fraction"]) for one in released])
     assert on_update == pytest.approx(mechanism.update_noise(4.0), rel=0.01)
     assert on_count == pytest.approx(0.7, rel=0.08)
     joint = (on_update**-2 + (on_count / 0.5) ** -2) ** -0.5
@@ -86,7 +86,7 @@ def test_one_client_more_moves_the_centred_count_by_half(bit) -> None:
         noise=TREE.stream("noise", 0),
         state=state,
     )
-    moved = 3 * (more.privacy["unclipped_fraction"] - fewer.privacy["unclipped_fraction"])
+    moved = 3 * (fewer.privacy["clipped_fraction"] - more.privacy["clipped_fraction"])
     assert moved == pytest.approx(adaptive_clipping.BIT_SENSITIVITY * (1 if bit else -1))
 
 
@@ -112,7 +112,7 @@ def test_the_clip_norm_finds_the_quantile(quantile, initial) -> None:
 def test_it_follows_geometrically_from_the_noised_fraction() -> None:
     mechanism = AdaptiveGaussian(noise_multiplier=0.5, initial_clip=1.0, count_noise=1.0)
     released = one_round(mechanism, updates_of_norms([0.5] * 30), mechanism.init())
-    fraction = released.privacy["unclipped_fraction"]
+    fraction = 1 - released.privacy["clipped_fraction"]
     assert released.state[0] == pytest.approx(math.exp(-0.2 * (fraction - 0.5)), rel=1e-6)
     assert released.state[0] == float(np.float32(released.state[0]))
 
@@ -159,3 +159,15 @@ def test_mutation_charging_the_count_half_what_it_costs_shows(monkeypatch) -> No
     with pytest.raises(ConfigError):
         AdaptiveGaussian(noise_multiplier=1.0, count_noise=1.0).update_noise(1)
     assert honest == pytest.approx(1.1547, rel=1e-4)
+
+
+def test_without_a_learning_rate_it_only_watches() -> None:
+    """The clip norm stays, and how much is clipped is told under the same epsilon."""
+    watching = AdaptiveGaussian(
+        noise_multiplier=1.0, initial_clip=0.5, count_noise=2.0, learning_rate=0
+    )
+    codec = watching.codec(dimension=3, summands=8)
+    group = GroupSum((0,), watching.encode(torch.tensor([3.0, 0.0, 0.0]), codec))
+    stream = TREE.stream("release", 0)
+    released = watching.release(group, codec=codec, expected=8, noise=stream)
+    assert released.state == watching.init() and "clipped_fraction" in released.privacy
