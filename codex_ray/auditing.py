@@ -26,7 +26,14 @@ from codex_ray.assurance.canary_clients import (
     client_verdicts,
 )
 from codex_ray.assurance.canary_records import CanaryRecords, step_scores
-from codex_ray.assurance.checks import Floats, check_poisson, check_streams, check_variance
+from codex_ray.assurance.checks import (
+    RARE,
+    Draw,
+    Floats,
+    check_poisson,
+    check_streams,
+    check_variance,
+)
 from codex_ray.assurance.verdict import Verdict, bound_verdict
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.errors import ConfigError
@@ -36,6 +43,7 @@ from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.local_noise import LocalGaussianRecords, NoisedDataset, RandomisedResponse
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
@@ -86,6 +94,7 @@ class Auditor:
                 "dp_sgd or a federation.mechanism"
             )
         yield from self._sampling()
+        yield from self._records_shown()
         trainer = self.run.experiment.trainer
         if isinstance(trainer, DpSgd):
             yield from self._record_noise(trainer)
@@ -124,6 +133,54 @@ class Auditor:
                 for batch in trainer.batches.draw(records, tree.stream(at))
             ][:DRAWS]
             yield check_poisson(batches, population=records, rate=rate, what="batches")
+
+    # Records that are noised before anything is trained on them.
+
+    def _records_shown(self) -> Iterator[Verdict]:
+        """How the records that are trained on differ from those that the clients hold."""
+        noise, shown = self.run.experiment.local_noise, self.run.dataset
+        if noise is None:
+            return
+        held = shown.dataset if isinstance(shown, NoisedDataset) else shown
+        clients = range(min(shown.population, MOST_DRAWS))
+        pairs = [(held.client(one), shown.client(one)) for one in clients if len(held.client(one))]
+        if not pairs:
+            return
+        labels: RandomisedResponse | None
+        if isinstance(noise, LocalGaussianRecords):
+            labels, deviation = noise.labels, noise.noise_multiplier * noise.clip_norm
+            apart = [_noise_between(*pair, clip_norm=noise.clip_norm) for pair in pairs]
+            several = [one for one in apart if len(one) > 1][:ALIKE]
+            if len(several) > 1:
+                shortest = min(map(len, several))
+                same = np.stack([one[:shortest] for one in several])
+                yield check_streams(same, whose="clients")
+            yield check_variance(np.concatenate(apart), deviation)
+            yield self._long_records(noise)
+        else:
+            labels = noise
+        if labels is not None:
+            before, after = (np.concatenate([pair[at].labels for pair in pairs]) for at in (0, 1))
+            yield _check_answers(before, after, labels)
+
+    def _long_records(self, noise: LocalGaussianRecords) -> Verdict:
+        """Whether records that are far too long are cut to the norm that the event says."""
+        shape, count = self.run.dataset.test().features.shape[1:], COORDINATES // 10
+        size = math.prod(shape)
+        long = np.full((count, *shape), 10 * noise.clip_norm / math.sqrt(size), np.float32)
+        given = Records(long, np.zeros(count, np.int64))
+        after = noise.noised(given, self._streams("long records").stream("noise"))
+        found = float(after.features.reshape(count, size).sum(axis=1).mean()) / math.sqrt(size)
+        spread = noise.noise_multiplier * noise.clip_norm / math.sqrt(count)
+        limit = noise.clip_norm + 5 * spread
+        words = (
+            f"records of norm {10 * noise.clip_norm:g} are shown with a norm of about {found:.3g}, "
+            f"where clip_norm {noise.clip_norm:g} allows {limit:.3g}"
+        )
+        passed = found <= limit
+        return Verdict(
+            "clipping of records", "check", noise.clip_norm, found, 0.0, limit, passed, words
+        )
 
     # The noise by itself.
 
@@ -294,6 +351,42 @@ class Auditor:
 def audited(run: Assembled, canaries: int) -> list[Verdict]:
     """Every verdict on the experiment, checks first."""
     return list(Auditor(run, canaries).verdicts())
+
+
+def _noise_between(held: Records, shown: Records, *, clip_norm: float) -> Floats:
+    """What was added to the clipped features [n, ...] of a client's records, as one vector."""
+    flat = held.features.astype(np.float64).reshape(len(held), -1 if len(held) else 0)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    flat = flat * np.minimum(1.0, clip_norm / np.maximum(norms, clip_norm))
+    added: Floats = shown.features.astype(np.float64).ravel() - flat.ravel()
+    return added
+
+
+def _check_answers(held: Draw, shown: Draw, rule: RandomisedResponse) -> Verdict:
+    """Whether labels [n] were answered with the probabilities that epsilon allows.
+
+    How many were kept, and how many turned into each of the others, counted round the circle of
+    labels, are binomial; each is judged at its share of `RARE`.
+    """
+    from scipy.stats import binom
+
+    count, classes = len(held), rule.classes
+    turned = np.bincount((shown - held) % classes, minlength=classes)
+    chances = [rule.kept, *[(1 - rule.kept) / (classes - 1)] * (classes - 1)]
+    least = min(
+        2 * float(min(binom.cdf(often, count, chance), binom.sf(often - 1, count, chance)))
+        for often, chance in zip(turned, chances, strict=True)
+    )
+    share = RARE / classes
+    low, high = (float(at(share / 2, count, rule.kept)) / count for at in (binom.ppf, binom.isf))
+    found, passed = float(turned[0]) / count, least >= share
+    words = (
+        f"labels: {found:.1%} of {count} are shown as they are, where randomised response keeps "
+        f"{rule.kept:.1%} (a sound build: {low:.1%} to {high:.1%})"
+    )
+    if not passed:
+        words += f": such answers have a probability of {least:.1e}, so the claim is false"
+    return Verdict("answered labels", "check", rule.kept, found, low, high, passed, words)
 
 
 def _rounds_for(coordinates: int) -> int:

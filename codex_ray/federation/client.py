@@ -60,14 +60,17 @@ class LocalTrainer(Protocol):
         """What each client has to tell of its records beside its update, in their order."""
         ...
 
+    def clipping(self, client: ClientId) -> tuple[int, int, int]:
+        """(records met, clipped, not finite) in the client's last training; for debugging only."""
+        ...
+
 
 @dataclass
 class _Client:
     """What one client holds between the messages of one attempt at one round."""
 
     task: tuple[int, int]
-    norm: float
-    encoded_norm: float
+    figures: tuple[float, ...] = ()
 
 
 @contextmanager
@@ -156,7 +159,7 @@ class Host:
             for client in clients:
                 summand = self._sum_of_steps(params, client, task.round, rotation=rotation)
                 self._sessions.seat(client, context, summand=summand)
-                self._clients[client] = _Client((task.round, task.attempt), 0.0, 0.0)
+                self._clients[client] = _Client((task.round, task.attempt))
             return
         updates = self._trainer.train(params, clients, task.round)  # [n, d]
         for client, update, told in zip(clients, updates, self._told(params, clients), strict=True):
@@ -170,15 +173,12 @@ class Host:
                 state=state,
             )
             self._sessions.seat(client, context, summand=summand)
-            self._clients[client] = _Client(
-                task=(task.round, task.attempt),
-                norm=float(torch.linalg.vector_norm(update.double())) if self._debug else 0.0,
-                encoded_norm=(
-                    self._mechanism.sent_norm(summand, self._codec, state=state)
-                    if self._debug
-                    else 0.0
-                ),
-            )
+            figures: tuple[float, ...] = ()
+            if self._debug:
+                norm = float(torch.linalg.vector_norm(update.double()))
+                sent = self._mechanism.sent_norm(summand, self._codec, state=state)
+                figures = (norm, sent, *self._trainer.clipping(client))
+            self._clients[client] = _Client((task.round, task.attempt), figures)
 
     def _sum_of_steps(
         self, params: torch.Tensor, client: ClientId, round: int, *, rotation: Rotation | None
@@ -218,5 +218,5 @@ class Host:
         if isinstance(message, DebugRequest):
             if not self._debug:
                 raise ProtocolError("debug figures were asked for in a run that has debug off")
-            return DebugReport(np.array([held.norm, held.encoded_norm], dtype=np.float32))
+            return DebugReport(np.array(held.figures, dtype=np.float32))
         return self._sessions.answer(client, message)

@@ -55,6 +55,6 @@ class DebugRequest(Message, tag=3, stage=Stage.DEBUG):
 
 @dataclass(frozen=True)
 class DebugReport(Message, tag=4, stage=Stage.DEBUG):
-    """What no real server would see: the norm of an update, before and after its encoding."""
+    """What no real server would see: an update's norm, and what became of the gradients in it."""
 
-    figures: Floats  # [2]: norm before encoding, norm after
+    figures: Floats  # [5]: norm before encoding, norm after; records met, clipped, not finite

@@ -258,14 +258,18 @@ class Round:
         return charged
 
     def debug_figures(self, trace: RoundTrace) -> dict[str, float]:
-        """Over the simulator's own channel: the cohort's update norms. Outside the guarantee."""
+        """Over the simulator's own channel: norms, and what was clipped. Outside the guarantee."""
         asked = {client: DebugRequest().to_frame() for client in trace.cohort}
         frames = self.transport.exchange(asked).values()
         figures = [DebugReport.from_frame(frame).figures for frame in frames]
         if not figures:
             return {}
-        before, after = np.array(figures, dtype=np.float64).T
+        before, after, met, shortened, lost = np.array(figures, dtype=np.float64).T
+        sound = np.isfinite(before)
         return {
-            "update_norm": float(before.mean()),
+            "update_norm": float(before[sound].mean()) if sound.any() else 0.0,
             "clipped_fraction": float(np.mean(after < before * (1 - 1e-3))),
+            "updates_not_finite": float(np.sum(~sound)),
+            "records_clipped_fraction": float(shortened.sum() / max(1.0, met.sum())),
+            "records_not_finite": float(lost.sum()),
         }

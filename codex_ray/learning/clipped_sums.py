@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import torch
 from torch.nn import functional
 
+from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.models import Model
 from codex_ray.learning.per_record import Gradients, kernel_of
 
@@ -24,28 +25,6 @@ CHUNK: Final = 64
 
 OFFSET: Final = 1e-6
 """Added to a norm before it divides, as in Opacus: rounding then lengthens no clipped gradient."""
-
-
-@dataclass(frozen=True)
-class Clipping:
-    """What became of the examples: a figure for debugging, outside every guarantee.
-
-    Attributes:
-        examples: how many met in the batches.
-        clipped: how many of them were longer than the clip norm.
-        not_finite: how many counted as zero, because their gradient was not finite.
-    """
-
-    examples: int = 0
-    clipped: int = 0
-    not_finite: int = 0
-
-    def __add__(self, other: Clipping) -> Clipping:
-        return Clipping(
-            self.examples + other.examples,
-            self.clipped + other.clipped,
-            self.not_finite + other.not_finite,
-        )
 
 
 class Sums(Protocol):

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from codex_ray.data.dataset import Records
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
-from codex_ray.learning.clipped_sums import Clipping, Sums, VectorisedSums
+from codex_ray.learning.clipped_sums import Sums, VectorisedSums
+from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.models import Model
 from codex_ray.learning.per_record import check_model
 from codex_ray.learning.trainers import as_tensors

@@ -14,7 +14,8 @@ from opacus.grad_sample import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping as GhostModule
 
 from codex_ray.data.dataset import Records
-from codex_ray.learning.clipped_sums import OFFSET, Clipping
+from codex_ray.learning.clipped_sums import OFFSET
+from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.models import Model, loss_sum
 from codex_ray.learning.per_example import check_gradients, wrapped
 

@@ -75,6 +75,14 @@ class RandomisedResponse(Component):
         """The probability of a label to stay what it is: e^epsilon / (e^epsilon + k - 1)."""
         return 1 / (1 + (self.classes - 1) * math.exp(-self.epsilon))
 
+    @property
+    def in_words(self) -> str:
+        """What happens to a label."""
+        return (
+            f"it is kept with probability {self.kept:.6g}, and else any other of {self.classes} "
+            "alike"
+        )
+
     def noised(self, records: Records, stream: Stream) -> Records:
         """The records with their labels answered at random.
 
@@ -162,7 +170,7 @@ class LocalGaussianRecords(Component):
         features = dp.GaussianDpEvent(self.noise_multiplier)
         if self.labels is None:
             return features
-        return dp.ComposedDpEvent([features, self.labels.event()])
+        return dp.ComposedDpEvent((features, self.labels.event()))
 
 
 def gaussian_delta(epsilon: float, noise_multiplier: float) -> float:

@@ -18,7 +18,7 @@ from opacus.validators import ModuleValidator
 
 from codex_ray.data.dataset import Records
 from codex_ray.errors import ModelError
-from codex_ray.learning.clipped_sums import Clipping
+from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.models import Model, loss_sum
 from codex_ray.learning.trainers import as_tensors
 

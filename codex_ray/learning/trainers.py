@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
@@ -13,6 +13,7 @@ from pydantic import Field
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.errors import DataError
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
+from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.models import Model, loss_sum
 from codex_ray.privacy.mechanisms import Fact
 from codex_ray.privacy.passengers import Told
@@ -74,6 +75,17 @@ class StepTrainer(Protocol):
         clip_norm: float,
     ) -> Iterator[torch.Tensor]:
         """The step of each sampled record, at most `clip_norm` long, in chunks [n, d]."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A trainer that counts what clipping did, for debugging."""
+
+    def counted(
+        self, model: Model, params: torch.Tensor, records: Records, *, streams: SeedTree
+    ) -> tuple[torch.Tensor, Clipping]:
+        """The update [d], and what became of the gradients."""
         ...
 
 
@@ -153,19 +165,31 @@ class LocalTraining:
     model: Model
     dataset: FederatedDataset
     streams: SeedTree
+    _counts: dict[ClientId, Clipping] = field(default_factory=dict, repr=False)
 
     def train(
         self, params: torch.Tensor, clients: Sequence[ClientId], round: int
     ) -> torch.Tensor:  # [n, d]
         """The updates [n, d] of `clients`, in their order."""
+        self._counts.clear()
         updates = [self._update(params, client, round) for client in clients]
         return torch.stack(updates) if updates else torch.zeros((0, self.model.dimension))
 
     def _update(self, params: torch.Tensor, client: ClientId, round: int) -> torch.Tensor:
         def train(records: Records, streams: SeedTree) -> torch.Tensor:
-            return self.trainer.train(self.model, params, records, streams=streams)
+            if not isinstance(self.trainer, Counting):
+                return self.trainer.train(self.model, params, records, streams=streams)
+            found, self._counts[client] = self.trainer.counted(
+                self.model, params, records, streams=streams
+            )
+            return found
 
         return self._keyed(client, round, train)
+
+    def clipping(self, client: ClientId) -> tuple[int, int, int]:
+        """(records met, clipped, not finite) in the client's last training; for debugging only."""
+        counts = self._counts.get(client, Clipping())
+        return counts.examples, counts.clipped, counts.not_finite
 
     def _keyed(
         self, client: ClientId, round: int, work: Callable[[Records, SeedTree], _Result]

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import codex_ray
 from codex_ray.errors import ConfigError, RunDirectoryError
@@ -233,6 +235,39 @@ def test_debug_figures_are_marked_and_absent_by_default(silos, tmp_path) -> None
     assert loud.model_sha256 == quiet.model_sha256
     with pytest.raises(ConfigError, match="seeded simulations only"):
         codex_ray.run(silos, {"debug": True, "seed": None}, out=tmp_path / "no")
+
+
+def test_bad_numbers_count_as_zero_and_are_counted(silos, tmp_path) -> None:
+    """A model that overflows on large inputs: those records are lost, and the run goes on."""
+    silos["model"] = "tests.federation.test_runs:overflowing"
+    result = codex_ray.run(silos, {"debug": True}, out=tmp_path / "run")
+    debug = [line["debug"] for line in lines(result)]
+    assert all(np.isfinite(value) for figures in debug for value in figures.values())
+    assert sum(figures["records_not_finite"] for figures in debug) > 0
+    assert all(0 <= figures["records_clipped_fraction"] <= 1 for figures in debug)
+    assert np.isfinite(result.metrics["loss"])
+
+    silos["trainer"] = {"kind": "sgd", "learning_rate": 0.1}
+    silos["budget"] = {"epsilon": None}
+    mechanism = {"kind": "gaussian", "clip_norm": 1.0, "noise_multiplier": 1.0}
+    silos["federation"] = {"mechanism": mechanism}
+    plain = codex_ray.run(silos, {"debug": True}, out=tmp_path / "plain")
+    assert lines(plain)[0]["debug"]["updates_not_finite"] > 0
+    assert np.isfinite(plain.metrics["loss"])
+
+
+class Overflowing(torch.nn.Linear):
+    """Infinite, with gradients that are no numbers, where the first feature is large."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        scale = torch.where(features[:, :1] > 0.3, torch.inf, 1.0)
+        if not self.training:
+            scale = torch.ones_like(scale)
+        return super().forward(features) * scale
+
+
+def overflowing() -> torch.nn.Module:
+    return Overflowing(3, 1)
 
 
 def test_where_cohorts_are_hidden_nothing_tells_who_took_part(devices, tmp_path) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 
 from codex_ray.data.dataset import Records
 from codex_ray.learning import clipped_sums, per_record
-from codex_ray.learning.clipped_sums import Clipping, clipped_gradients, clipped_sum
+from codex_ray.learning.clipped_sums import clipped_gradients, clipped_sum
+from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.ghost import GhostSums
 from codex_ray.learning.layered import Layered
 from codex_ray.learning.models import Model
