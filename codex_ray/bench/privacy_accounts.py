@@ -36,9 +36,7 @@ def accountants(scale: float) -> Iterator[Row]:
     yield _accounted("epsilon by RDP", sampled, 2.1014, 0.001, setting, accountant="rdp")
     prv = Figure("epsilon", _prv(), 1.82, 1.85)
     yield Row("epsilon by PRV", f"{prv.value:.4f}", f"1.82 to 1.85 ({setting})", (prv,))
-    yield _accounted(
-        "epsilon, replace-one", sampled, 2.843, 0.003, setting, relation="replace_one"
-    )
+    yield _accounted("epsilon, replace-one", sampled, 2.843, 0.003, setting, relation="replace_one")
     setting = f"noise {NOISE:g}, {PARTICIPATIONS} participations, delta {DELTA:g}"
     yield _accounted("epsilon without amplification", whole, 17.86, 0.02, setting)
 
@@ -88,9 +86,7 @@ def _calibrated(table: str, settings: list[Published]) -> Row:
             accountant=setting.accountant,
         ).epsilon
         figures += [
-            near_share(
-                f"noise ({setting.words})", noise, setting.noise, share=CALIBRATION_ERROR
-            ),
+            near_share(f"noise ({setting.words})", noise, setting.noise, share=CALIBRATION_ERROR),
             at_most(f"epsilon / target ({setting.words})", reached / setting.epsilon, 1.0),
         ]
     noises = figures[::2]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
-from scipy.special import bdtr
 
 from codex_ray.errors import ConfigError
 from codex_ray.privacy.schedule import Schedule
@@ -138,6 +137,8 @@ class PoissonCohorts(Component):
 
     def chance_below(self, size: int, population: int) -> float:
         """The binomial probability of 0 to size - 1."""
+        from scipy.special import bdtr  # slow to import, and only Poisson cohorts need it
+
         return float(bdtr(size - 1, population, self.rate)) if size > 0 else 0.0
 
     def event(self, inner: DpEvent, population: int) -> DpEvent:

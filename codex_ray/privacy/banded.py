@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import minimize
 
 from codex_ray.errors import ConfigError
 from codex_ray.privacy.correlated import Aim, Floats, inverse, loss, square_root
@@ -113,5 +112,7 @@ def _fitted(bands: int, schedule: Schedule, aim: Aim) -> BandedFactor:
 
     if bands == 1:
         return BandedFactor((1.0,))
+    from scipy.optimize import minimize  # slow to import, and most runs fit nothing
+
     found = minimize(objective, square_root(bands)[1:], jac=True, method="L-BFGS-B")
     return BandedFactor((1.0, *(float(entry) for entry in found.x)))

@@ -15,8 +15,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import minimize
-from scipy.signal import lfilter
 
 from codex_ray.privacy.correlated import Aim, Floats, error, loss
 from codex_ray.privacy.schedule import Schedule
@@ -102,6 +100,8 @@ def _undone(fades: Floats, scales: Floats, count: int) -> Floats:
     As a power series C is P(x) / Q(x), with Q the product of the (1 - theta_i x) and P = Q plus x
     times the scales' share; so C^-1 is the filter Q / P, in a few operations an entry.
     """
+    from scipy.signal import lfilter  # slow to import, and most runs fit nothing
+
     below = np.ones(1)
     for fade in fades:
         below = np.convolve(below, [1.0, -fade])
@@ -154,6 +154,8 @@ def _settled(gaps: Floats, scales: Floats, schedule: Schedule, aim: Aim) -> Buff
         over = max(0.0, float(scale.sum()) - 1)
         by_scale = by_scale + 2 * STEEP * over
         return value + STEEP * over**2, np.concatenate([-by_fade * gap, by_scale * scale])
+
+    from scipy.optimize import minimize  # as above
 
     start = np.log(np.concatenate([gaps, scales]))
     bounds = [(np.log(SLOWEST), -1e-3)] * count + [(-30.0, 0.0)] * count

@@ -17,7 +17,6 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import fftconvolve, lfilter
 
 from codex_ray.errors import PrivacyError
 from codex_ray.privacy.schedule import Schedule
@@ -68,6 +67,8 @@ def square_root(count: int) -> Floats:
 
 def inverse(column: Floats, count: int) -> Floats:
     """The first `count` entries of the first column of C^-1, by forward substitution."""
+    from scipy.signal import lfilter  # slow to import, and most runs fit nothing
+
     start = np.zeros(count)
     start[0] = 1.0
     found: Floats = lfilter([1.0], column[:count], start)
@@ -146,6 +147,8 @@ def loss(
     one client overlap; where they do not, one of them stands for all. Sums are not left to a linear
     algebra library, whose bits depend on the number of threads: a fit must come out the same again.
     """
+    from scipy.signal import fftconvolve  # as above
+
     n, b = schedule.rounds, schedule.separation
     shifts = [times * b for times in range(schedule.participations if meet else 1)]
     moved = np.zeros(n)

@@ -1,0 +1,246 @@
+"""Whom hospitals must trust, and what it costs: the quickstart's records at equal epsilon, four ways.
+
+Nobody with a record (local noise on records), the own hospital alone (DP-SGD inside each), nobody
+with an update (distributed DP-SGD), or one place with all records (central DP-SGD). Every arm sees
+the same hospitals and the same test set, seed by seed. Epsilon is that of one record throughout;
+noise on records is stated for replacing one, the others for adding or removing one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from codex_ray.api import plan
+from codex_ray.data.dataset import FederatedDataset, Records
+from codex_ray.data.in_memory import InMemory
+from codex_ray.experiment import Experiment, Given, assemble, single_thread
+from codex_ray.federation.run import Run
+from codex_ray.federation.state import RoundResult, ServerState
+from codex_ray.federation.transport import LocalTransport
+from codex_ray.randomness import Randomness
+
+ARMS: Final = ("records", "hospital", "shared", "central")
+"""From the least trust to the most."""
+BAR: Final = 0.94
+"""Mean accuracy that distributed DP-SGD has to reach at epsilon 1."""
+
+QUICKSTART: Final[dict[str, Any]] = {
+    "budget": {"delta": 1e-5},
+    "data": {
+        "kind": "breast_cancer",
+        "clients": 10,
+        "records": [20, 80],
+        "label_skew": 0.5,
+        "test_records": 120,
+        "ranges": {
+            "worst radius": [8, 25],
+            "worst texture": [12, 36],
+            "worst perimeter": [50, 160],
+            "worst area": [200, 2000],
+            "worst smoothness": [0.07, 0.2],
+            "worst compactness": [0, 0.7],
+            "worst concavity": [0, 0.8],
+            "worst concave points": [0, 0.25],
+            "worst symmetry": [0.15, 0.45],
+            "worst fractal dimension": [0.05, 0.15],
+        },
+    },
+    "model": {"kind": "linear"},
+    # The ideal protocol gives the model of SecAgg to the bit.
+    "federation": {"protocol": {"kind": "ideal"}, "mechanism": {"kind": "none", "bound": 16}},
+}
+"""What the experiments quickstart and shared_noise have in common."""
+
+ON_RECORDS: Final[dict[float, tuple[float, float]]] = {1.0: (2.0, 0.03), 3.0: (1.0, 0.003)}
+"""For noise on records: (clip norm, step size) by epsilon, the best of twelve each under other
+seeds (100 to 104); `LABELS` of epsilon goes to the label."""
+LABELS: Final = 0.6
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Test accuracies of one way at one epsilon, a seed each.
+
+    Attributes:
+        trust: one of `ARMS`.
+        epsilon: the target.
+        spent: the most that a record paid under any of the seeds.
+        accuracies: by seed, from 0 on.
+    """
+
+    trust: str
+    epsilon: float
+    spent: float
+    accuracies: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean; not a number for a single seed."""
+        return _standard_error(self.accuracies)
+
+
+def compare_trust(
+    seeds: int = 10, *, epsilons: Sequence[float] = (1.0, 3.0), arms: Sequence[str] = ARMS
+) -> dict[str, object]:
+    """Accuracy of each arm at each epsilon with its standard error over the seeds, as plain data.
+
+    `gain` is that of distributed DP-SGD over noise inside each hospital, of the same seeds.
+    """
+    single_thread()
+    found = [measured(trust, epsilon, seeds=seeds) for epsilon in epsilons for trust in arms]
+    by_name = {(arm.trust, arm.epsilon): arm for arm in found}
+    shared = by_name.get(("shared", 1.0))
+    return {
+        "seeds": seeds,
+        "delta": QUICKSTART["budget"]["delta"],
+        "arms": [
+            {
+                "trust": arm.trust,
+                "epsilon": arm.epsilon,
+                "spent": arm.spent,
+                "accuracy": arm.mean,
+                "standard_error": arm.standard_error,
+                "least": min(arm.accuracies),
+                "accuracies": list(arm.accuracies),
+            }
+            for arm in found
+        ],
+        "gain": {f"{epsilon:g}": _gain(by_name, epsilon) for epsilon in epsilons},
+        "bar": BAR,
+        "holds": None if shared is None else shared.mean >= BAR,
+    }
+
+
+def measured(trust: str, epsilon: float, *, seeds: int) -> Arm:
+    """One arm at one epsilon, under the seeds from 0 on."""
+    planned = experiment_of(trust, epsilon)
+    results = [_run(planned.model_copy(update={"seed": at}), trust) for at in range(seeds)]
+    return Arm(
+        trust,
+        epsilon,
+        max(result.epsilon["record"] for result in results),
+        tuple(result.metrics["accuracy"] for result in results),
+    )
+
+
+def experiment_of(trust: str, epsilon: float) -> Experiment:
+    """The arm's experiment under seed 0, with the least noise that keeps epsilon.
+
+    Raises:
+        ConfigError: local noise on records has no setting for this epsilon.
+    """
+    settings: dict[str, Any]
+    match trust:
+        case "records":
+            settings = _on_records(epsilon)
+        case "hospital":
+            batches = {"kind": "poisson", "sampling_rate": 0.5, "steps": 2}
+            settings = {"rounds": 30, "trainer": _dp_sgd(8.0, 25, batches)}
+        case "shared":
+            trainer = _dp_sgd(32.0, 450) | {"kind": "distributed_dp_sgd", "sampling_rate": 1.0}
+            del trainer["noise_multiplier"]
+            settings = {"rounds": 20, "trainer": trainer, "federation": SHARED}
+        case _:
+            # Central: one client, which holds everybody's records and is trusted with them.
+            batches = {"kind": "poisson", "sampling_rate": 1.0, "steps": 1}
+            settings = {"rounds": 20, "trainer": _dp_sgd(32.0, 450, batches), "federation": ALONE}
+    budget = {"budget": QUICKSTART["budget"] | {"epsilon": epsilon}}
+    return plan(QUICKSTART | {"seed": 0} | settings | budget, {})
+
+
+SHARED: Final[dict[str, Any]] = {
+    "protocol": {"kind": "ideal"},
+    "mechanism": {
+        "kind": "discrete_gaussian",
+        "noise_multiplier": "auto",
+        "assumed_dropout": 0.1,
+        "assumed_corrupt": 0.1,
+    },
+}
+ALONE: Final = {"protocol": {"kind": "clear"}, "mechanism": {"kind": "none", "bound": 16}}
+
+
+def _dp_sgd(
+    rate: float, batch_size: float, batches: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    found = {
+        "kind": "dp_sgd",
+        "clip_norm": 0.25,
+        "noise_multiplier": "auto",
+        "learning_rate": rate,
+        "batch_size": batch_size,
+    }
+    return found if batches is None else found | {"batches": dict(batches)}
+
+
+def _on_records(epsilon: float) -> dict[str, Any]:
+    clip_norm, rate = ON_RECORDS.get(epsilon, ON_RECORDS[1.0])
+    return {
+        "rounds": 20,
+        # Batches are larger than any hospital: one step each a round.
+        "trainer": {"kind": "sgd", "learning_rate": rate, "batches": {"batch_size": 1000}},
+        "local_noise": {
+            "kind": "gaussian_records",
+            "clip_norm": clip_norm,
+            "noise_multiplier": "auto",
+            "labels": {"epsilon": LABELS * epsilon},
+        },
+    }
+
+
+class _Nowhere:
+    """A journal of runs that are not kept."""
+
+    def save(self, state: ServerState) -> None:
+        """Forgets it."""
+
+
+def _run(experiment: Experiment, trust: str) -> RoundResult:
+    """The last round of a run in this process."""
+    assembled = assemble(
+        experiment, Given(data=_pooled(experiment)) if trust == "central" else None
+    )
+    run = Run(
+        round=assembled.round(LocalTransport(assembled.host())),
+        rounds=experiment.rounds,
+        evaluate=assembled.evaluate,
+        evaluate_every=experiment.rounds,
+        journal=_Nowhere(),
+        replayable=True,
+    )
+    return [result for _, result in run.results(assembled.first_state())][-1]
+
+
+def _pooled(experiment: Experiment) -> FederatedDataset:
+    """The same records and test set with everything at one client."""
+    assert experiment.seed is not None  # Every arm has one.
+    held = experiment.data.open(Randomness.of(experiment.seed).public)
+    every = [held.client(client) for client in range(held.population)]
+    features = np.concatenate([records.features for records in every])
+    labels = np.concatenate([records.labels for records in every])
+    return InMemory([Records(features, labels)], held.test())
+
+
+def _gain(arms: Mapping[tuple[str, float], Arm], epsilon: float) -> dict[str, float] | None:
+    """The mean and standard error of what sharing the noise gains, seed by seed."""
+    shared, alone = arms.get(("shared", epsilon)), arms.get(("hospital", epsilon))
+    if shared is None or alone is None:
+        return None
+    gains = np.subtract(shared.accuracies, alone.accuracies)
+    return {"mean": float(gains.mean()), "standard_error": _standard_error(gains.tolist())}
+
+
+def _standard_error(figures: Sequence[float]) -> float:
+    if len(figures) < 2:
+        return math.nan
+    return float(np.std(figures, ddof=1) / math.sqrt(len(figures)))
