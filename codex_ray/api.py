@@ -121,6 +121,13 @@ def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment
         )
     experiment = experiment_from(override(load_yaml(directory.config), overrides))
     done = Checkpoints(directory.checkpoint).load().round
+    planned = experiment_from(load_yaml(directory.config)).rounds
+    correlated = experiment.federation.mechanism.kind == "correlated_gaussian"
+    if correlated and done and experiment.rounds != planned:
+        raise ConfigError(
+            f"rounds is {experiment.rounds}, but the noise of {path} is made for {planned} rounds, "
+            "and takes back what was added in them: start a new run instead"
+        )
     if done > experiment.rounds:
         raise ConfigError(f"rounds is {experiment.rounds}, but {path} has run {done}: raise it")
     return experiment, directory

@@ -250,9 +250,14 @@ class Assembled:
         experiment = self.experiment
         return experiment.federation.shortfall(self.dataset.population, rounds=experiment.rounds)
 
+    @property
+    def ledger_delta(self) -> float:
+        """What is left of delta for what the rounds themselves cost."""
+        return self.experiment.budget.delta - self.shortfall
+
     def first_state(self) -> ServerState:
         """The state before round 0."""
-        seed, delta = self.experiment.seed, self.experiment.budget.delta - self.shortfall
+        seed = self.experiment.seed
         run = (
             fresh_secret(16)
             if seed is None
@@ -263,7 +268,7 @@ class Assembled:
             round=0,
             params=self.initial,
             optimiser=self.experiment.federation.algorithm.init(len(self.initial)),
-            ledgers=[charge.ledger(delta) for charge in self.charges],
+            ledgers=[charge.ledger(self.ledger_delta) for charge in self.charges],
             mechanism=self.experiment.federation.mechanism.init(),
         )
 

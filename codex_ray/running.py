@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from codex_ray.certifying.issue import extrapolated, issue
@@ -11,7 +12,7 @@ from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
 from codex_ray.experiment import Assembled
 from codex_ray.federation.run import Run
-from codex_ray.federation.state import RoundResult
+from codex_ray.federation.state import RoundResult, ServerState
 from codex_ray.federation.transport import Transport
 from codex_ray.records.canonical import plain
 from codex_ray.records.checkpoint import Checkpoints
@@ -32,7 +33,7 @@ def rounds(
     """Each round's result, persisted first, from the directory's last checkpoint on."""
     experiment = assembled.experiment
     checkpoints = Checkpoints(directory.checkpoint)
-    state = checkpoints.load()
+    state = _state(assembled, directory)
     run = Run(
         round=assembled.round(transport),
         rounds=experiment.rounds,
@@ -58,6 +59,17 @@ def rounds(
             yield result
 
 
+def _state(assembled: Assembled, directory: RunDirectory) -> ServerState:
+    """The state of the last checkpoint.
+
+    A run that is given more rounds has to set more of delta aside, for all of them.
+    """
+    state = Checkpoints(directory.checkpoint).load()
+    delta = assembled.ledger_delta
+    state.ledgers = [replace(ledger, delta=delta) for ledger in state.ledgers]
+    return state
+
+
 def begin(assembled: Assembled, directory: RunDirectory) -> None:
     """Writes the state before round 0, so that a run can be resumed from its first moment on."""
     Checkpoints(directory.checkpoint).save(assembled.first_state())
@@ -66,7 +78,7 @@ def begin(assembled: Assembled, directory: RunDirectory) -> None:
 def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
     """Writes model, privacy and result from the last checkpoint, and returns the result."""
     experiment = assembled.experiment
-    state = Checkpoints(directory.checkpoint).load()
+    state = _state(assembled, directory)
     population = assembled.dataset.population
     terms = Terms.of(assembled)
     spends = all_spends(terms, published(terms, state.ledgers))

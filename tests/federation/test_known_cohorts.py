@@ -95,6 +95,12 @@ def test_without_a_seed_a_resumed_run_begins_its_noise_anew(taking_turns, tmp_pa
     assert verify(tmp_path / "run").differences == ()
 
 
+def test_noise_for_so_many_rounds_is_not_stretched_over_more(taking_turns, tmp_path) -> None:
+    codex_ray.run(taking_turns, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="is made for 9 rounds"):
+        codex_ray.run(None, {"rounds": 12}, resume=tmp_path / "run")
+
+
 def test_a_client_that_came_again_too_soon_costs_the_certificate(taking_turns, tmp_path) -> None:
     codex_ray.run(taking_turns, out=tmp_path / "run")
     lines = [json.loads(text) for text in (tmp_path / "run" / "rounds.jsonl").open()]

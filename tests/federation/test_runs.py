@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import codex_ray
+from codex_ray.certifying.verify import verify
 from codex_ray.errors import ConfigError, RunDirectoryError
 from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.sessions import Sessions
@@ -218,6 +219,15 @@ def test_a_finished_run_can_be_given_more_rounds(silos, tmp_path) -> None:
     more = codex_ray.run(None, {"rounds": 5}, resume=tmp_path / "run")
     whole = codex_ray.run(silos, {"rounds": 5}, out=tmp_path / "whole")
     assert more.model_sha256 == whole.model_sha256 and more.rounds == 5
+
+
+def test_more_rounds_leave_less_of_delta_and_the_certificate_says_so(devices, tmp_path) -> None:
+    """The chance of a cohort too small grows with the rounds, and is taken off delta for all."""
+    codex_ray.run(devices, out=tmp_path / "run")
+    more = codex_ray.run(None, {"rounds": 5}, resume=tmp_path / "run")
+    whole = codex_ray.run(devices, {"rounds": 5}, out=tmp_path / "whole")
+    assert more.model_sha256 == whole.model_sha256 and more.epsilon == whole.epsilon
+    assert verify(tmp_path / "run").differences == ()
 
 
 def test_a_resumed_run_keeps_its_configuration(silos, tmp_path) -> None:
