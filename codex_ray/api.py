@@ -11,7 +11,15 @@ import torch
 
 from codex_ray.config import experiment_from, load_yaml, override, resolved, to_yaml
 from codex_ray.errors import ConfigError, RunDirectoryError
-from codex_ray.experiment import GIVEN, Assembled, Experiment, Given, assemble, single_thread
+from codex_ray.experiment import (
+    GIVEN,
+    Assembled,
+    Experiment,
+    Given,
+    assemble,
+    check_resumable,
+    single_thread,
+)
 from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.records.checkpoint import Checkpoints
@@ -106,7 +114,8 @@ def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment
 
     Raises:
         RunDirectoryError: there is no run, or it has ended.
-        ConfigError: an override would make the resumed run another one.
+        ConfigError: an override would make the resumed run another one; or it noised its records
+            without a seed.
     """
     directory = RunDirectory.open(Path(path))
     for key in overrides:
@@ -120,6 +129,7 @@ def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment
             f"{path}: this run has ended: read its result.json, or add rounds with --set rounds=..."
         )
     experiment = experiment_from(override(load_yaml(directory.config), overrides))
+    check_resumable(experiment)
     done = Checkpoints(directory.checkpoint).load().round
     planned = experiment_from(load_yaml(directory.config)).rounds
     correlated = experiment.federation.mechanism.kind == "correlated_gaussian"

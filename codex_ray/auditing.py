@@ -146,40 +146,51 @@ class Auditor:
         pairs = [(held.client(one), shown.client(one)) for one in clients if len(held.client(one))]
         if not pairs:
             return
-        labels: RandomisedResponse | None
+        labels = noise if isinstance(noise, RandomisedResponse) else noise.labels
         if isinstance(noise, LocalGaussianRecords):
-            labels, deviation = noise.labels, noise.noise_multiplier * noise.clip_norm
+            if isinstance(shown, NoisedDataset):
+                yield from self._long_records(noise, shown)
             apart = [_noise_between(*pair, clip_norm=noise.clip_norm) for pair in pairs]
-            several = [one for one in apart if len(one) > 1][:ALIKE]
-            if len(several) > 1:
-                shortest = min(map(len, several))
-                same = np.stack([one[:shortest] for one in several])
-                yield check_streams(same, whose="clients")
-            yield check_variance(np.concatenate(apart), deviation)
-            yield self._long_records(noise)
-        else:
-            labels = noise
+            deviation = noise.noise_multiplier * noise.clip_norm
+            found = check_variance(np.concatenate(apart), deviation)
+            yield replace(found, name="noise on records", words=f"records: {found.words}")
         if labels is not None:
             before, after = (np.concatenate([pair[at].labels for pair in pairs]) for at in (0, 1))
             yield _check_answers(before, after, labels)
 
-    def _long_records(self, noise: LocalGaussianRecords) -> Verdict:
-        """Whether records that are far too long are cut to the norm that the event says."""
-        shape, count = self.run.dataset.test().features.shape[1:], COORDINATES // 10
-        size = math.prod(shape)
+    def _long_records(self, noise: LocalGaussianRecords, shown: NoisedDataset) -> Iterator[Verdict]:
+        """What is shown of clients that all hold the same records, which are far too long."""
+        shape = shown.test().features.shape[1:]
+        size, clients = math.prod(shape), min(ALIKE, shown.population)
+        count = max(2, -(-COORDINATES // (clients * size)))
         long = np.full((count, *shape), 10 * noise.clip_norm / math.sqrt(size), np.float32)
-        given = Records(long, np.zeros(count, np.int64))
-        after = noise.noised(given, self._streams("long records").stream("noise"))
-        found = float(after.features.reshape(count, size).sum(axis=1).mean()) / math.sqrt(size)
-        spread = noise.noise_multiplier * noise.clip_norm / math.sqrt(count)
-        limit = noise.clip_norm + 5 * spread
+        probe = replace(
+            shown,
+            dataset=_Alike(shown.dataset, Records(long, np.zeros(count, np.int64))),
+            secret=self._streams("long records"),
+            _shown={},
+        )
+        seen = np.stack([probe.client(one).features.reshape(count, size) for one in range(clients)])
+        along = float(seen.astype(np.float64).sum(axis=2).mean()) / math.sqrt(size)
+        noises = (seen - seen.mean(axis=1, keepdims=True)).reshape(clients, -1).astype(np.float64)
+        deviation = noise.noise_multiplier * noise.clip_norm
+        if clients > 1:
+            yield check_streams(noises, whose="clients")
+        yield check_variance(noises.ravel(), deviation * math.sqrt(1 - 1 / count))
+        limit = noise.clip_norm + 5 * deviation / math.sqrt(clients * count)
         words = (
-            f"records of norm {10 * noise.clip_norm:g} are shown with a norm of about {found:.3g}, "
+            f"records of norm {10 * noise.clip_norm:g} are shown with a norm of about {along:.3g}, "
             f"where clip_norm {noise.clip_norm:g} allows {limit:.3g}"
         )
-        passed = found <= limit
-        return Verdict(
-            "clipping of records", "check", noise.clip_norm, found, 0.0, limit, passed, words
+        yield Verdict(
+            "clipping of records",
+            "check",
+            noise.clip_norm,
+            along,
+            0.0,
+            limit,
+            along <= limit,
+            words if along <= limit else f"{words}: the noise is too small for them",
         )
 
     # The noise by itself.
@@ -414,6 +425,27 @@ class _Empty:
         """No records of the client."""
         own = self.inner.client(client)
         return Records(own.features[:0], own.labels[:0])
+
+    def test(self) -> Records:
+        """The test set."""
+        return self.inner.test()
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """A data set whose clients all hold the same records."""
+
+    inner: FederatedDataset
+    records: Records
+
+    @property
+    def population(self) -> int:
+        """As many clients as there were."""
+        return self.inner.population
+
+    def client(self, client: int) -> Records:
+        """The same for everyone."""
+        return self.records
 
     def test(self) -> Records:
         """The test set."""

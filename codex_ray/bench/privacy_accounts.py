@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Final
 
 from codex_ray.bench.bars import Figure, Row, at_most, held, near, near_share
@@ -65,7 +65,7 @@ def calibrations(scale: float) -> Iterator[Row]:
     import dp_accounting  # noqa: F401  # it is imported once, and no calibration's to pay for
 
     for table, settings in groupby(published(), lambda setting: setting.table):
-        yield _calibrated(table, list(settings) if scale >= 1 else [next(settings)])
+        yield _calibrated(table, list(islice(settings, None if scale >= 1 else 1)))
 
 
 def _calibrated(table: str, settings: list[Published]) -> Row:

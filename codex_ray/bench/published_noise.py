@@ -1,4 +1,4 @@
-"""Published noise multipliers: what was charged for which epsilon, by exact and by Renyi accounting.
+"""Published noise multipliers: what was charged for which epsilon, by PLD and by RDP.
 
 User-level settings of federated learning without and with amplification, the EMNIST setting of 3400
 clients, three settings of pfl-research (arXiv:2404.06430) with their noise cohorts, and DP-SGD at a

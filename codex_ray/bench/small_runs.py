@@ -45,6 +45,26 @@ PHONES: Final[dict[str, Any]] = {
 }
 """Twenty clients whose model has the 50 000 parameters that 500 canaries need."""
 
+RECORDS: Final[dict[str, Any]] = {
+    "name": "records",
+    "rounds": 1,
+    "seed": 1,
+    "budget": {"delta": DELTA},
+    "data": {"kind": "synthetic_images", "clients": 4, "size": 28},
+    "model": {"kind": "linear", "outputs": 10},
+    "trainer": {
+        "kind": "dp_sgd",
+        "learning_rate": 0.1,
+        "clip_norm": 1.0,
+        "noise_multiplier": 1.0,
+        "batch_size": 20,
+        "batches": {"kind": "poisson", "sampling_rate": 1.0, "steps": 1},
+    },
+    "federation": {"protocol": {"kind": "ideal"}},
+}
+"""Four clients with a model of 7850 parameters; every record is in every step, so that an attacker
+sees all that a claim allows."""
+
 
 def with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
     """The experiment with another seed: data, weights, noise and canaries are all drawn anew."""

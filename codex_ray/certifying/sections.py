@@ -7,7 +7,7 @@ from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.local_noise import WHOLE, LocalGaussianRecords
+from codex_ray.learning.local_noise import WHOLE, RandomisedResponse
 from codex_ray.privacy.adaptive_clipping import BIT_SENSITIVITY, AdaptiveGaussian
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.local_gaussian import LocalGaussian
@@ -114,12 +114,20 @@ def mechanism(terms: Terms, charge: Charge) -> Mechanism:
 def _shown(terms: Terms) -> Mechanism:
     """Of noise on the records themselves."""
     noise = terms.experiment.local_noise
-    if not isinstance(noise, LocalGaussianRecords):
-        kind = None if noise is None else noise.kind
-        raise PrivacyError(f"no certificate: local_noise.kind {kind} has no section yet")
-    answered = ""
-    if noise.labels is not None:
-        answered = f"; each label is kept with probability {noise.labels.kept:.4g}, or is another"
+    if isinstance(noise, RandomisedResponse):
+        return Mechanism(
+            kind=noise.kind,
+            clipping=f"none: a label is one of {noise.classes}",
+            clip_norm=None,
+            sensitivity="any label in place of any other",
+            noise_multiplier=None,
+            noise_deviation=None,
+            noise_on=f"the label of each record, once: {noise.in_words}",
+            arithmetic="whole numbers",
+        )
+    if noise is None:
+        raise PrivacyError("no certificate: records are shown, and there is no local_noise")
+    answered = "" if noise.labels is None else f"; and on its label: {noise.labels.in_words}"
     return Mechanism(
         kind=noise.kind,
         clipping="fixed: the features of each record, as a whole",

@@ -21,9 +21,11 @@ from codex_ray.errors import PrivacyError
 from codex_ray.privacy.events import (
     Entries,
     Relation,
+    answers,
     check_relation,
     event_in_words,
     has_loss_distribution,
+    parts_of,
 )
 
 if TYPE_CHECKING:
@@ -174,11 +176,13 @@ def loss_directions(entries: Entries, relation: Relation, step: float) -> Direct
 def _losses(event: DpEvent, relation: Relation, step: float) -> Directions:
     import dp_accounting as dp
 
-    from codex_ray.privacy.losses import sampled_gaussian
+    from codex_ray.privacy.losses import randomised_response, sampled_gaussian
 
     check_relation(event, relation)
     if isinstance(event, dp.GaussianDpEvent):
         return sampled_gaussian(1.0, event.noise_multiplier, relation, step)
+    if isinstance(event, dp.RandomizedResponseDpEvent):
+        return randomised_response(*answers(event), step)
     rate, noise = event.sampling_probability, event.event.noise_multiplier
     return sampled_gaussian(rate, noise, relation, step)
 
@@ -194,7 +198,7 @@ def _by_losses(
 
 
 def merged(entries: Entries) -> Entries:
-    """The same composition with all plain Gaussians as one, and nothing that costs nothing.
+    """The same composition in its parts, all plain Gaussians as one, without what costs nothing.
 
     Gaussians compose exactly: the squares of 1 / noise multiplier add up.
     """
@@ -202,7 +206,7 @@ def merged(entries: Entries) -> Entries:
 
     kept: dict[DpEvent, int] = {}
     squares = 0.0
-    for event, count in entries:
+    for event, count in ((part, count) for whole, count in entries for part in parts_of(whole)):
         if count < 0:
             raise PrivacyError(f"{event_in_words(event)} was paid {count} times: no such count")
         inner = event

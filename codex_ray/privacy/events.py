@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from codex_ray.errors import PrivacyError
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+    from dp_accounting import DpEvent, RandomizedResponseDpEvent
 
 Relation = Literal["add_or_remove_one", "replace_one"]
 Entries: TypeAlias = "tuple[tuple[DpEvent, int], ...]"
@@ -83,6 +84,11 @@ def relations(event: DpEvent) -> tuple[Relation, ...]:
             return ("add_or_remove_one",)
         case dp.SampledWithoutReplacementDpEvent(event=dp.GaussianDpEvent()):
             return ("replace_one",)
+        case dp.RandomizedResponseDpEvent():
+            return ("replace_one",)
+        case dp.ComposedDpEvent():
+            known = [relations(part) for part in event.events]
+            return tuple(one for one in known[0] if all(one in other for other in known))
     raise PrivacyError(f"no accountant here knows the event {event!r}")
 
 
@@ -90,8 +96,25 @@ def has_loss_distribution(event: DpEvent) -> bool:
     """Whether the exact distribution of the privacy loss is known (PLD), not only a Renyi bound."""
     import dp_accounting as dp
 
+    if isinstance(event, dp.ComposedDpEvent):
+        return all(has_loss_distribution(part) for part in event.events)
     inner = event.event if isinstance(event, dp.PoissonSampledDpEvent) else event
-    return isinstance(inner, dp.GaussianDpEvent)
+    return isinstance(inner, dp.GaussianDpEvent) or isinstance(event, dp.RandomizedResponseDpEvent)
+
+
+def parts_of(event: DpEvent) -> tuple[DpEvent, ...]:
+    """The events that an event is composed of: itself, unless it is several at once."""
+    import dp_accounting as dp
+
+    if not isinstance(event, dp.ComposedDpEvent):
+        return (event,)
+    return tuple(inner for part in event.events for inner in parts_of(part))
+
+
+def answers(event: RandomizedResponseDpEvent) -> tuple[float, float]:
+    """The probabilities of the true label and of each other one under randomised response."""
+    other = event.noise_parameter / event.num_buckets
+    return 1 - event.noise_parameter + other, other
 
 
 def event_to_json(event: DpEvent) -> dict[str, Any]:
@@ -122,6 +145,11 @@ def event_to_json(event: DpEvent) -> dict[str, Any]:
                 "cohort": event.sample_size,
                 "of": event_to_json(event.event),
             }
+        case dp.RandomizedResponseDpEvent():
+            chance, labels = event.noise_parameter, event.num_buckets
+            return {"event": "randomised_response", "at_random": chance, "labels": labels}
+        case dp.ComposedDpEvent():
+            return {"event": "composed", "of": [event_to_json(part) for part in event.events]}
     raise PrivacyError(f"no way to write a {type(event).__name__} to a ledger")
 
 
@@ -150,6 +178,10 @@ def event_from_json(data: dict[str, Any]) -> DpEvent:
             of = event_from_json(data["of"])
             sizes = int(data["population"]), int(data["cohort"])
             return dp.SampledWithoutReplacementDpEvent(*sizes, of)
+        case "randomised_response":
+            return dp.RandomizedResponseDpEvent(float(data["at_random"]), int(data["labels"]))
+        case "composed":
+            return dp.ComposedDpEvent(tuple(event_from_json(part) for part in data["of"]))
         case unknown:
             raise PrivacyError(f"the ledger holds an event of unknown kind {unknown!r}")
 
@@ -179,4 +211,12 @@ def event_in_words(event: DpEvent) -> str:
         case dp.SampledWithoutReplacementDpEvent():
             inner = event_in_words(event.event)
             return f"{event.sample_size} of {event.source_dataset_size}, drawn at once, of {inner}"
+        case dp.RandomizedResponseDpEvent():
+            kept, other = answers(event)
+            return (
+                f"randomised response among {event.num_buckets} labels, epsilon "
+                f"{math.log(kept / other):g}"
+            )
+        case dp.ComposedDpEvent():
+            return " and ".join(event_in_words(part) for part in event.events)
     return repr(event)

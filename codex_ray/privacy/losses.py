@@ -113,6 +113,21 @@ def sampled_gaussian(rate: float, noise: float, relation: Relation, step: float)
     return remove, _connect(step, 1 - len(above), np.concatenate([added, lost]))
 
 
+@lru_cache(maxsize=128)
+def randomised_response(kept: float, other: float, step: float) -> Directions:
+    """The losses of an answer at random, between any two true labels.
+
+    Args:
+        kept: the probability of the true label.
+        other: that of each other one; lower, and positive.
+        step: distance of two grid points.
+    """
+    epsilons = _points(0, math.ceil(math.log(kept / other) / step) + 1, step)
+    upper = np.maximum(0.0, kept - np.exp(epsilons) * other)
+    mirrored = np.exp(-epsilons[:0:-1]) * upper[:0:-1]
+    return (_connect(step, 1 - len(epsilons), np.concatenate([mirrored, upper])),)
+
+
 def _points(first: int, count: int, step: float) -> Floats:
     """`count` grid points, the first of them at `first` steps."""
     return np.asarray(np.arange(first, first + count) * step, np.float64)

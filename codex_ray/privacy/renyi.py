@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln
 
-from codex_ray.privacy.events import Relation, check_relation
+from codex_ray.privacy.events import Relation, answers, check_relation
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -61,6 +61,10 @@ def renyi_curve(event: DpEvent, relation: Relation) -> Floats:
         case dp.PoissonSampledDpEvent(sampling_probability=rate):
             inner = skellam_sum(event.event, np.arange(2.0, INTEGERS[-1] + 1), 1)
             return between(poisson_sampled(rate, inner))
+        case dp.RandomizedResponseDpEvent():
+            return randomised_response(*answers(event), event.num_buckets, ORDERS)
+        case dp.ComposedDpEvent():
+            return np.asarray(sum(renyi_curve(part, relation) for part in event.events), np.float64)
     rate = event.sample_size / event.source_dataset_size
     return between(without_replacement(rate, event.event.noise_multiplier / factor))
 
@@ -107,6 +111,15 @@ def gaussian(noise_multiplier: float, orders: Floats) -> Floats:
     if noise_multiplier <= 0:
         return np.full_like(orders, np.inf)
     return orders / (2 * noise_multiplier**2)
+
+
+def randomised_response(kept: float, other: float, labels: int, orders: Floats) -> Floats:
+    """Of an answer at random between any two true labels (Mironov 2017, Proposition 5, k-ary)."""
+    p, q = math.log(kept), math.log(other)
+    terms = [orders * p + (1 - orders) * q, orders * q + (1 - orders) * p]
+    if labels > 2:
+        terms.append(np.full_like(orders, math.log(labels - 2) + q))
+    return np.asarray(np.logaddexp.reduce(terms) / (orders - 1), np.float64)
 
 
 def discrete_gaussian_sum(event: DiscreteGaussianSum, orders: Floats, factor: int) -> Floats:

@@ -57,13 +57,14 @@ class Mechanism(Part):
         sensitivity: the most that one unit moves what the noise is added to, in the Euclidean norm.
         noise_deviation: standard deviation of the noise on one coordinate of that; None where it
             follows the clip norm from round to round.
+        noise_multiplier: None, as is the deviation, where the noise is no number that is added.
     """
 
     kind: str
     clipping: str
     clip_norm: float | None
     sensitivity: str
-    noise_multiplier: float
+    noise_multiplier: float | None
     noise_deviation: float | None
     noise_on: str
     arithmetic: Literal["floating point", "whole numbers"]

@@ -65,6 +65,9 @@ def _of_claim(claim: ClaimPart) -> list[str]:
     deviation = (
         "follows the clip norm" if noise.noise_deviation is None else f"{noise.noise_deviation:.6g}"
     )
+    size = ""
+    if noise.noise_multiplier is not None:
+        size = f"noise multiplier {noise.noise_multiplier:g}, standard deviation {deviation}, "
     lines = [
         f"## Claim {claim.name}: a {claim.unit}",
         "",
@@ -73,8 +76,7 @@ def _of_claim(claim: ClaimPart) -> list[str]:
         f"* Against: {claim.against}",
         *(f"* Assumes: {said}" for said in claim.assumes),
         f"* 4. Mechanism: {noise.kind}; clipping {noise.clipping}; sensitivity "
-        f"{noise.sensitivity}; noise multiplier {noise.noise_multiplier:g}, standard deviation "
-        f"{deviation}, on {noise.noise_on}; {noise.arithmetic}",
+        f"{noise.sensitivity}; {size}on {noise.noise_on}; {noise.arithmetic}",
         f"* 5. Sampling as implemented: {drawn.implemented}; as assumed: {drawn.assumed}",
         f"* 6. Composition: {run.rounds} of {run.rounds_planned} rounds, {run.rounds_aborted} "
         f"without a sum; {run.stopped}",

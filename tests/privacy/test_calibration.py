@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import dp_accounting as dp
 import pytest
 
+from codex_ray.bench.published_noise import published
 from codex_ray.errors import PrivacyError
 from codex_ray.privacy.accountants import _account, account
 from codex_ray.privacy.calibration import calibrate
@@ -18,53 +20,30 @@ def sampled(rate: float) -> Callable[[float], dp.DpEvent]:
     return lambda noise: dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise))
 
 
-COHORTS = [  # population, cohort, rounds, noise for epsilon 1, 2, 4 and 8; delta = population^-1.1
-    (1_000, 50, 200, (2.15, 1.34, 0.93, 0.69)),
-    (10_000, 100, 500, (1.08, 0.81, 0.65, 0.52)),
-    (3_400, 100, 500, (2.22, 1.36, 0.93, 0.70)),
-    (100_000, 1_000, 1_000, (1.49, 1.00, 0.76, 0.60)),
-]
-UNSAMPLED = {2: (2.23, 3.86, 5.46, 7.05), 8: (0.65, 1.13, 1.60, 2.07)}  # 1, 3, 6, 10 releases
-EMNIST = [(1, 3.42, 3.79), (3, 1.49, 1.61), (5, 1.10, 1.17), (10, 0.79, 0.83), (20, 0.61, 0.64)]
-SIMULATED = [  # noise cohort, rounds, noise by PLD and by RDP; population 10^6, epsilon 2
-    (1_000, 1_500, 0.617, 0.715),
-    (1_000, 3_000, 0.633, 0.726),
-    (5_000, 2_000, 0.865, 0.940),
-    (5_000, 5_000, 1.057, 1.107),
-]
-CENTRAL = [(1, 1.416, 1.513), (3, 0.814, 0.865), (8, 0.586, 0.616)]
-
-ROWS = [
-    *(
-        (sampled(m / n), rounds, epsilon, n**-1.1, "pld", noise)
-        for n, m, rounds, noises in COHORTS
-        for epsilon, noise in zip((1, 2, 4, 8), noises, strict=True)
-    ),
-    *(
-        (dp.GaussianDpEvent, count, epsilon, 1e-6, "pld", noise)
-        for epsilon, noises in UNSAMPLED.items()
-        for count, noise in zip((1, 3, 6, 10), noises, strict=True)
-    ),
-    *((sampled(100 / 3400), 1500, e, 1 / 3400, "pld", noise) for e, noise, _ in EMNIST),
-    *((sampled(100 / 3400), 1500, e, 1 / 3400, "rdp", noise) for e, _, noise in EMNIST),
-    *((sampled(m / 1e6), rounds, 2, 1e-6, "pld", noise) for m, rounds, noise, _ in SIMULATED),
-    *((sampled(m / 1e6), rounds, 2, 1e-6, "rdp", noise) for m, rounds, _, noise in SIMULATED),
-    *((sampled(0.01), 1000, epsilon, 1e-5, "pld", noise) for epsilon, noise, _ in CENTRAL),
-    *((sampled(0.01), 1000, epsilon, 1e-5, "rdp", noise) for epsilon, _, noise in CENTRAL),
-]
-
-
-@pytest.mark.parametrize(("event", "count", "epsilon", "delta", "accountant", "noise"), ROWS)
-def test_the_published_tables(event, count, epsilon, delta, accountant, noise) -> None:
+@pytest.mark.parametrize("setting", list(published()), ids=lambda setting: setting.words)
+def test_the_published_tables(setting) -> None:
     """Within a hundredth of the tables, never above the target, a thousandth below at most."""
     _account.cache_clear()
-    found = calibrate(event, count, epsilon=epsilon, delta=delta, accountant=accountant)
+    found = calibrate(
+        setting.event,
+        setting.releases,
+        epsilon=setting.epsilon,
+        delta=setting.delta,
+        accountant=setting.accountant,
+    )
     asked = _account.cache_info().misses
-    assert found == pytest.approx(noise, rel=0.01)
-    reached = account(((event(found), count),), delta, accountant=accountant)
-    assert 0.999 * epsilon <= reached.epsilon <= epsilon
-    assert reached.accountant == accountant
+    assert found == pytest.approx(setting.noise, rel=0.01)
+    entries = ((setting.event(found), setting.releases),)
+    reached = account(entries, setting.delta, accountant=setting.accountant)
+    assert 0.999 * setting.epsilon <= reached.epsilon <= setting.epsilon
+    assert reached.accountant == setting.accountant
     assert asked <= 16  # each some milliseconds: 1.5 CPU seconds are far away
+
+
+def test_the_published_tables_are_whole() -> None:
+    by_table = Counter(setting.table for setting in published())
+    assert sorted(by_table.values()) == [6, 8, 8, 10, 16]
+    assert Counter(setting.accountant for setting in published()) == {"pld": 36, "rdp": 12}
 
 
 def test_replacing_asks_for_about_twice_the_noise() -> None:

@@ -1,0 +1,27 @@
+"""The table that `codex-ray bench privacy` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from codex_ray.bench.bars import Row
+
+WIDEST_TABLE = 124
+"""Columns that the table takes at least: words wrap within them."""
+
+
+def table_of(rows: Sequence[Row], *, scaled: bool) -> Table:
+    """One line for each row; scaled-down ones get no verdict, as bars are for the full size."""
+    table = Table(title="Privacy, against its bars", box=SIMPLE)
+    table.add_column("what", ratio=3)
+    table.add_column("found", ratio=4)
+    table.add_column("bar", ratio=4)
+    table.add_column("CPU-s", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        verdict = "" if scaled else ("holds" if row.holds else "missed")
+        table.add_row(row.name, row.found, row.bar, f"{row.seconds:.1f}", verdict)
+    return table
