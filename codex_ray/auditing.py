@@ -27,13 +27,12 @@ from codex_ray.assurance.canary_clients import (
 )
 from codex_ray.assurance.canary_records import CanaryRecords, step_scores
 from codex_ray.assurance.checks import (
-    RARE,
-    Draw,
     Floats,
     check_poisson,
     check_streams,
     check_variance,
 )
+from codex_ray.assurance.shown_records import shown_verdicts
 from codex_ray.assurance.verdict import Verdict, bound_verdict
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.errors import ConfigError
@@ -43,7 +42,6 @@ from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.local_noise import LocalGaussianRecords, NoisedDataset, RandomisedResponse
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
@@ -94,7 +92,9 @@ class Auditor:
                 "dp_sgd or a federation.mechanism"
             )
         yield from self._sampling()
-        yield from self._records_shown()
+        noise = self.run.experiment.local_noise
+        if noise is not None:
+            yield from shown_verdicts(noise, self.run.dataset, self._streams("long records"))
         trainer = self.run.experiment.trainer
         if isinstance(trainer, DpSgd):
             yield from self._record_noise(trainer)
@@ -133,65 +133,6 @@ class Auditor:
                 for batch in trainer.batches.draw(records, tree.stream(at))
             ][:DRAWS]
             yield check_poisson(batches, population=records, rate=rate, what="batches")
-
-    # Records that are noised before anything is trained on them.
-
-    def _records_shown(self) -> Iterator[Verdict]:
-        """How the records that are trained on differ from those that the clients hold."""
-        noise, shown = self.run.experiment.local_noise, self.run.dataset
-        if noise is None:
-            return
-        held = shown.dataset if isinstance(shown, NoisedDataset) else shown
-        clients = range(min(shown.population, MOST_DRAWS))
-        pairs = [(held.client(one), shown.client(one)) for one in clients if len(held.client(one))]
-        if not pairs:
-            return
-        labels = noise if isinstance(noise, RandomisedResponse) else noise.labels
-        if isinstance(noise, LocalGaussianRecords):
-            if isinstance(shown, NoisedDataset):
-                yield from self._long_records(noise, shown)
-            apart = [_noise_between(*pair, clip_norm=noise.clip_norm) for pair in pairs]
-            deviation = noise.noise_multiplier * noise.clip_norm
-            found = check_variance(np.concatenate(apart), deviation)
-            yield replace(found, name="noise on records", words=f"records: {found.words}")
-        if labels is not None:
-            before, after = (np.concatenate([pair[at].labels for pair in pairs]) for at in (0, 1))
-            yield _check_answers(before, after, labels)
-
-    def _long_records(self, noise: LocalGaussianRecords, shown: NoisedDataset) -> Iterator[Verdict]:
-        """What is shown of clients that all hold the same records, which are far too long."""
-        shape = shown.test().features.shape[1:]
-        size, clients = math.prod(shape), min(ALIKE, shown.population)
-        count = max(2, -(-COORDINATES // (clients * size)))
-        long = np.full((count, *shape), 10 * noise.clip_norm / math.sqrt(size), np.float32)
-        probe = replace(
-            shown,
-            dataset=_Alike(shown.dataset, Records(long, np.zeros(count, np.int64))),
-            secret=self._streams("long records"),
-            _shown={},
-        )
-        seen = np.stack([probe.client(one).features.reshape(count, size) for one in range(clients)])
-        along = float(seen.astype(np.float64).sum(axis=2).mean()) / math.sqrt(size)
-        noises = (seen - seen.mean(axis=1, keepdims=True)).reshape(clients, -1).astype(np.float64)
-        deviation = noise.noise_multiplier * noise.clip_norm
-        if clients > 1:
-            yield check_streams(noises, whose="clients")
-        yield check_variance(noises.ravel(), deviation * math.sqrt(1 - 1 / count))
-        limit = noise.clip_norm + 5 * deviation / math.sqrt(clients * count)
-        words = (
-            f"records of norm {10 * noise.clip_norm:g} are shown with a norm of about {along:.3g}, "
-            f"where clip_norm {noise.clip_norm:g} allows {limit:.3g}"
-        )
-        yield Verdict(
-            "clipping of records",
-            "check",
-            noise.clip_norm,
-            along,
-            0.0,
-            limit,
-            along <= limit,
-            words if along <= limit else f"{words}: the noise is too small for them",
-        )
 
     # The noise by itself.
 
@@ -364,42 +305,6 @@ def audited(run: Assembled, canaries: int) -> list[Verdict]:
     return list(Auditor(run, canaries).verdicts())
 
 
-def _noise_between(held: Records, shown: Records, *, clip_norm: float) -> Floats:
-    """What was added to the clipped features [n, ...] of a client's records, as one vector."""
-    flat = held.features.astype(np.float64).reshape(len(held), -1 if len(held) else 0)
-    norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    flat = flat * np.minimum(1.0, clip_norm / np.maximum(norms, clip_norm))
-    added: Floats = shown.features.astype(np.float64).ravel() - flat.ravel()
-    return added
-
-
-def _check_answers(held: Draw, shown: Draw, rule: RandomisedResponse) -> Verdict:
-    """Whether labels [n] were answered with the probabilities that epsilon allows.
-
-    How many were kept, and how many turned into each of the others, counted round the circle of
-    labels, are binomial; each is judged at its share of `RARE`.
-    """
-    from scipy.stats import binom
-
-    count, classes = len(held), rule.classes
-    turned = np.bincount((shown - held) % classes, minlength=classes)
-    chances = [rule.kept, *[(1 - rule.kept) / (classes - 1)] * (classes - 1)]
-    least = min(
-        2 * float(min(binom.cdf(often, count, chance), binom.sf(often - 1, count, chance)))
-        for often, chance in zip(turned, chances, strict=True)
-    )
-    share = RARE / classes
-    low, high = (float(at(share / 2, count, rule.kept)) / count for at in (binom.ppf, binom.isf))
-    found, passed = float(turned[0]) / count, least >= share
-    words = (
-        f"labels: {found:.1%} of {count} are shown as they are, where randomised response keeps "
-        f"{rule.kept:.1%} (a sound build: {low:.1%} to {high:.1%})"
-    )
-    if not passed:
-        words += f": such answers have a probability of {least:.1e}, so the claim is false"
-    return Verdict("answered labels", "check", rule.kept, found, low, high, passed, words)
-
-
 def _rounds_for(coordinates: int) -> int:
     return -(-COORDINATES // coordinates)
 
@@ -425,27 +330,6 @@ class _Empty:
         """No records of the client."""
         own = self.inner.client(client)
         return Records(own.features[:0], own.labels[:0])
-
-    def test(self) -> Records:
-        """The test set."""
-        return self.inner.test()
-
-
-@dataclass(frozen=True)
-class _Alike:
-    """A data set whose clients all hold the same records."""
-
-    inner: FederatedDataset
-    records: Records
-
-    @property
-    def population(self) -> int:
-        """As many clients as there were."""
-        return self.inner.population
-
-    def client(self, client: int) -> Records:
-        """The same for everyone."""
-        return self.records
 
     def test(self) -> Records:
         """The test set."""
