@@ -96,13 +96,16 @@ def _trainer_noise(experiment: Experiment, epsilon: float) -> float:
         assert event is not None  # What has a noise multiplier makes a claim.
         return event
 
-    return _solved(event_of, experiment, epsilon, relation=LOCAL_STEPS.relation)
+    spare = _set_aside(experiment)
+    return _solved(event_of, experiment, epsilon, relation=LOCAL_STEPS.relation, spare=spare)
+
+
+def _set_aside(experiment: Experiment) -> float:
+    """The part of delta that is the chance of a cohort too small, where that is told by a claim."""
+    return 0.0 if experiment.federation.mechanism.kind == "none" else assemble(experiment).shortfall
 
 
 def _records_noise(experiment: Experiment, epsilon: float) -> float:
-    mechanism = experiment.federation.mechanism
-    spare = 0.0 if mechanism.kind == "none" else assemble(experiment).shortfall
-
     def event_of(noise: float) -> DpEvent:
         louder = with_noise(experiment, RECORDS, noise).local_noise
         assert louder is not None
@@ -112,7 +115,7 @@ def _records_noise(experiment: Experiment, epsilon: float) -> float:
         event_of,
         1,
         epsilon=epsilon,
-        delta=experiment.budget.delta - spare,
+        delta=experiment.budget.delta - _set_aside(experiment),
         relation=LOCAL.relation,
     )
 
