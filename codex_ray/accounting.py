@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codex_ray.experiment import Experiment, charges, check_budget
+from codex_ray.experiment import Experiment, assemble, charges, check_budget
 from codex_ray.privacy.events import event_in_words, flatten
 from codex_ray.privacy.ledger import EVERYONE
 
@@ -28,11 +28,12 @@ class Cost:
 def costs(experiment: Experiment) -> Iterator[Cost]:
     """The cost after each round, for each unit, up to the last planned round."""
     budget = experiment.budget.epsilon
-    priced = charges(experiment)
-    ledgers = [charge.ledger(experiment.budget.delta) for charge in priced]
+    built = assemble(experiment)
+    priced = built.charges
+    ledgers = [charge.ledger(built.ledger_delta) for charge in priced]
     stopped, taken = False, 0
     for number in range(1, experiment.rounds + 1):
-        found = []
+        found, over = [], False
         often = experiment.federation.sampler.schedule(number).participations
         takes_part, taken = often > taken, often
         for charge, ledger in zip(priced, ledgers, strict=True):
@@ -40,8 +41,10 @@ def costs(experiment: Experiment) -> Iterator[Cost]:
                 ledger.charge(charge.event(None), [EVERYONE])
             spend = ledger.spends([EVERYONE], assumptions=())[0]
             neighbours = charge.claim.neighbours.replace("_", " ")
+            if budget is not None and not charge.claim.outside:
+                over = over or spend.epsilon > budget
             found.append((charge.claim.label, spend.epsilon, f"{spend.accountant}, {neighbours}"))
-        stopped = stopped or any(budget is not None and eps > budget for _, eps, _ in found)
+        stopped = stopped or over
         for label, epsilon, accountant in found:
             yield Cost(number, label, epsilon, not stopped, accountant)
 

@@ -21,6 +21,7 @@ from codex_ray.bench.privacy_kernels import hosts, kernel
 from codex_ray.bench.privacy_samplers import samplers
 from codex_ray.bench.privacy_training import correlated, inside
 from codex_ray.bench.processes import cpu_seconds
+from codex_ray.bench.trust import trust
 from codex_ray.experiment import single_thread
 
 Part: TypeAlias = Callable[[float], Iterator[Row]]
@@ -33,6 +34,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "hosts": hosts,
     "noise-inside": inside,
     "correlated": correlated,
+    "trust": trust,
     "audit-sound": honest,
     "audit-estimates": estimates,
     "audit-broken": broken,

@@ -79,7 +79,6 @@ def _bounds(unit: str, configs: dict[float, dict[str, Any]], *, seeds: int, cana
             verdicts = audited(run, canaries)
             bounds += [(one.found, one.claimed) for one in verdicts if one.kind == "lower bound"]
             alarms += sum(not one.passed for one in verdicts)
-        # The claim is that of the noise to six digits: a thousandth below the target at most.
         above = max(found - claimed for found, claimed in bounds)
         shares += [found / claimed for found, claimed in bounds]
         mean = float(np.mean([found for found, _ in bounds]))

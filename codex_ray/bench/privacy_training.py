@@ -29,6 +29,9 @@ from codex_ray.privacy.calibration import calibrate
 from codex_ray.randomness import Randomness
 
 SEEDS: Final = 5
+PAIRS: Final = 20
+"""Seeds of arms that are to be equal: of five pairs two equal arms are within a standard error in
+two of three trials only."""
 EPSILON: Final = 4.0
 ROUNDS: Final = 20
 BITS: Final = 16
@@ -73,8 +76,8 @@ def inside(scale: float) -> Iterator[Row]:
     Everybody's noise counts and nobody drops out, so that the kinds of noise are compared and not
     what the arms assume.
     """
-    seeds, rounds = fewer(SEEDS, scale, least=2), fewer(ROUNDS, scale, least=2)
-    plain = _trained(_without_noise(rounds), seeds)
+    seeds, rounds = fewer(PAIRS, scale, least=2), fewer(ROUNDS, scale, least=2)
+    plain = _trained(_without_noise(rounds), min(seeds, SEEDS))
     central = _trained(_central(rounds), seeds)
     for kind, name in INSIDE.items():
         yield _compared(name, _trained(_inside(kind, rounds), seeds), central, plain)
@@ -146,7 +149,7 @@ class _Nowhere:
         """Forgets it."""
 
 
-@lru_cache(maxsize=SEEDS)
+@lru_cache(maxsize=PAIRS)
 def _held(seed: int) -> InMemory:
     """The images of all clients of a seed, which are otherwise made anew in every round."""
     data = experiment_from(_without_noise(1)).data.open(Randomness.of(seed).public)

@@ -9,13 +9,14 @@ noise on records is stated for replacing one, the others for adding or removing 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from codex_ray.api import plan
+from codex_ray.bench.bars import Figure, Row, at_least, fewer
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.data.in_memory import InMemory
 from codex_ray.experiment import Experiment, Given, assemble, single_thread
@@ -34,6 +35,7 @@ WORDS: Final = {
     "central": "one place with all records: central DP-SGD",
 }
 """Who is trusted, and so who may add the noise."""
+SEEDS: Final = 10
 BAR: Final = 0.94
 """Mean accuracy that distributed DP-SGD has to reach at epsilon 1."""
 
@@ -98,7 +100,7 @@ class Arm:
 
 
 def compare_trust(
-    seeds: int = 10, *, epsilons: Sequence[float] = (1.0, 3.0), arms: Sequence[str] = ARMS
+    seeds: int = SEEDS, *, epsilons: Sequence[float] = (1.0, 3.0), arms: Sequence[str] = ARMS
 ) -> dict[str, object]:
     """Accuracy of each arm at each epsilon with its standard error over the seeds, as plain data.
 
@@ -127,6 +129,26 @@ def compare_trust(
         "bar": BAR,
         "holds": None if shared is None else shared.mean >= BAR,
     }
+
+
+def trust(scale: float) -> Iterator[Row]:
+    """A row for each arm at each epsilon; the bar is on distributed DP-SGD at epsilon 1."""
+    seeds = fewer(SEEDS, scale, least=2)
+    for epsilon in (1.0, 3.0):
+        for name in ARMS:
+            arm = measured(name, epsilon, seeds=seeds)
+            barred = (name, epsilon) == ("shared", 1.0)
+            accuracy = at_least("mean accuracy", arm.mean, BAR if barred else 0.0)
+            yield Row(
+                f"epsilon {epsilon:g}, trusting {WORDS[name]}",
+                f"{arm.mean:.3f}, standard error {arm.standard_error:.3f}; spent {arm.spent:.3f}",
+                f"mean accuracy of {seeds} seeds at least {BAR:g}" if barred else "for comparison",
+                (
+                    accuracy,
+                    Figure("its standard error", arm.standard_error),
+                    Figure("spent", arm.spent),
+                ),
+            )
 
 
 def picture_of(found: Mapping[str, Any]) -> bytes:

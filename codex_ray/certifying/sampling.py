@@ -65,6 +65,8 @@ def agreed_sampling(
     done = _drawn(terms, charge)
     credited = [assumed for event in events if (assumed := _assumed(event)) is not None]
     for how, parameter, words in credited:
+        if charge.claim.outside and (done.how, how) == (POISSON, "fixed"):
+            continue  # Its size is known, and given that every set of so many is as likely.
         if (how, parameter) != (done.how, done.parameter):
             raise PrivacyError(
                 f"no certificate: the {charge.claim.unit}-level epsilon assumes {words}, but "

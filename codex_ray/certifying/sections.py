@@ -276,8 +276,13 @@ IN_EVERY_RUN: tuple[Gap, ...] = (
 JOURNALS = Gap(
     what="journals",
     severity="Critical",
-    words="rounds.jsonl, tensorboard/ and checkpoint/ tell of cohorts: the coordinator's own, not "
-    "for whoever the claim is against",
+    words="rounds.jsonl, tensorboard/, checkpoint/, result.json and the report tell of cohorts, if "
+    "only of their sizes: the coordinator's own, not for whoever the claim is against",
+)
+NO_SUMS = Gap(
+    what="rounds without a sum",
+    severity="Critical",
+    words="that too few survived for a sum hints at how large a hidden cohort was",
 )
 FLOATING_POINT = Gap(
     what="floating point",
@@ -297,7 +302,7 @@ def gaps(terms: Terms) -> tuple[Gap, ...]:
         words = "norms under debug/ carry no noise"
         found.append(Gap(what="debug", severity="Critical", words=words))
     if experiment.federation.hides_cohorts:
-        found.append(JOURNALS)
+        found += [JOURNALS, NO_SUMS]
     if experiment.local_noise is not None and experiment.local_noise.covers != WHOLE:
         words = f"local_noise covers {experiment.local_noise.covers}"
         found.append(Gap(what="uncovered part", severity="Critical", words=words))

@@ -95,7 +95,7 @@ def assumptions(terms: Terms, claim: Claim) -> tuple[str, ...]:
     said = [terms.randomness]
     said += [f"claim {claim.name} covers {claim.against}", *claim.assumes]
     if claim.neighbours == "zero_out":
-        said.append("neighbouring: the client takes part with an update of zero")
+        said.append("neighbouring: the client takes part and adds nothing to the sums")
     if terms.shortfall and claim.unit == "client":
         said.append(
             f"delta includes {terms.shortfall:.1e}, the chance that a cohort of any round is "
@@ -104,8 +104,8 @@ def assumptions(terms: Terms, claim: Claim) -> tuple[str, ...]:
     if federation.hides_cohorts and claim.sampling_counts:
         said.append(
             "the cohort of each round stays hidden from whoever reads the result: cohort sizes, "
-            "dropouts and bytes in rounds.jsonl and tensorboard/, and all of checkpoint/, are the "
-            "coordinator's own and outside the guarantee"
+            "dropouts and bytes in rounds.jsonl, tensorboard/, result.json and the report, and all "
+            "of checkpoint/, are the coordinator's own and outside the guarantee"
         )
     said.append("test metrics are exact: they cover nobody whose records are in the test set")
     if not _in_whole_numbers(terms, claim):

@@ -228,8 +228,16 @@ def _beside(directory: RunDirectory, document: Document) -> Iterator[str]:
         return
     if spends != [dict(spend) for spend in document.spends]:
         yield "result.json: its spends are not those of privacy.json"
+    if result.get("randomness") != document.randomness:
+        yield "result.json: its randomness is not that of privacy.json"
     if document.certificate is None:
         return
+    part = document.certificate
+    if result.get("clients") != part.public.population:
+        yield f"result.json: clients is {result.get('clients')!r}, not {part.public.population}"
+    larger = [plain(c.extrapolated.model_dump()) for c in part.claims if c.extrapolated is not None]
+    if (result.get("extrapolated") or None) != (larger[0] if larger else None):
+        yield "result.json: its extrapolated epsilon is not that of privacy.json"
     shown = plain(document.certificate.audit)
     if (result.get("audit") or []) != (shown or []):
         yield "result.json: its audit is not that of privacy.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,6 +21,7 @@ from codex_ray.privacy.claims import (
     DISTRIBUTED,
     DISTRIBUTED_OUTSIDE,
     FIXED_COHORT,
+    KNOWN,
     LOCAL_CLIENT,
     SHARED_STEP,
     SPACED,
@@ -31,7 +32,6 @@ from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism, PrivacyMechanism
 from codex_ray.privacy.noise_cohort import NoiseCohort
 from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, NoiseInside, SkellamNoise
-from codex_ray.secagg.parameters import SMALLEST_COHORT
 from codex_ray.secagg.protocols import Clear, Ideal, MaskedSum, OneShot, SecAgg, SecAggPlus
 from codex_ray.types import Component
 
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 
+SMALL = 64
+"""Up to so many clients a cohort's own size may rule out every plan."""
+NEVER = 1e-40
+"""The chance of sizes that are not looked at."""
 SHORTFALL = 0.1
 """How much of delta may be the chance that a cohort is too small, where noise is added at the end.
 """
@@ -159,10 +163,13 @@ class Federation(Component):
             if isinstance(sampler, SpacedCohorts):
                 return [Charge(SPACED, price, hidden=False)]
             claim = FIXED_COHORT if isinstance(sampler, FixedSize) else CENTRAL
+            if isinstance(sampler, EveryClient):
+                claim = KNOWN
             return [Charge(claim, amplified, hidden=True)]
         found = [Charge(DISTRIBUTED, price, hidden=False)]
         if isinstance(sampler, PoissonCohorts):
-            found.append(Charge(DISTRIBUTED_OUTSIDE, amplified, hidden=True))
+            outside = partial(_of_known_size, sampler, population, price)
+            found.append(Charge(DISTRIBUTED_OUTSIDE, outside, hidden=True))
         return found
 
     def shared_step(
@@ -185,7 +192,9 @@ class Federation(Component):
         if population < 1:
             raise ConfigError("data.clients is 0: a federation needs a client")
         self.sampler.check(population)
-        self.protocol.check(math.floor(self.sampler.expected(population)))
+        expected = self.sampler.expected(population)
+        for size in {math.floor(expected), math.ceil(expected)}:
+            self.protocol.check(size)
         if isinstance(self.mechanism, NoMechanism | LocalGaussian):
             return
         if isinstance(self.mechanism, NoiseInside):
@@ -224,10 +233,31 @@ class Federation(Component):
         if isinstance(self.mechanism, NoiseInside):
             needed = self.mechanism.fewest(self.sampler.expected(population))
             return rounds * self.sampler.chance_below(needed, population)
-        if self.protocol.kind == "clear" or isinstance(self.mechanism, NoMechanism | LocalGaussian):
+        if self.protocol.kind == "clear" or not isinstance(self.mechanism, CentralNoise):
             return 0.0
         below = self.sampler.chance_below
-        return rounds * (below(SMALLEST_COHORT, population) - below(1, population))
+        return min(
+            1.0,
+            rounds
+            * sum(
+                below(size + 1, population) - below(size, population)
+                for size in self._sizes_without_sum(population)
+            ),
+        )
+
+    def _sizes_without_sum(self, population: int) -> Iterator[int]:
+        """Sizes of cohorts, but for 0, that are refused a sum even if nobody drops out.
+
+        Minimums and small cohorts are looked at one by one; larger ones only where a user's own
+        threshold or degree might not suit them, since what is computed suits every size.
+        """
+        protocol, top = self.protocol, self.sampler.largest(population)
+        least = max(getattr(protocol, name, 0) for name in ("fewest_survivors", "smallest_cohort"))
+        own = any(getattr(protocol, name, None) is not None for name in ("threshold", "degree"))
+        for size in range(1, top + 1 if own else min(top, max(SMALL, least)) + 1):
+            chance = self.sampler.chance_below(size + 1, population)
+            if chance > NEVER and (size < least or self.releases_noise_alone(size)):
+                yield size
 
     def _check_noise_inside(self, mechanism: NoiseInside, population: int) -> None:
         """Refuses what would leave the noise of too few clients in a sum, or of one alone.
@@ -274,6 +304,25 @@ class Federation(Component):
                 "is meant for, which a sparse graph holds no lying server to: use kind one_shot or "
                 "secagg, or adversary: semi_honest"
             )
+
+
+def _of_known_size(
+    sampler: PoissonCohorts,
+    population: int,
+    price: Callable[[Survivors], DpEvent],
+    survivors: Survivors,
+) -> DpEvent:
+    """What a round costs a client of a hidden Poisson cohort whose size shows, as it brings noise.
+
+    Given how many survived, every set of so many clients is as likely as any other. Sizes are
+    counted up to a hundredth of the expected cohort, so that events group.
+    """
+    from dp_accounting import SampledWithoutReplacementDpEvent  # slow to import
+
+    size = sampler.largest(population) if survivors is None else survivors
+    step = max(1, int(sampler.expected(population)) // 100)
+    above = min(population, -(-max(1, size) // step) * step)
+    return SampledWithoutReplacementDpEvent(population, above, price(survivors))
 
 
 def _price(

@@ -62,7 +62,7 @@ class RandomisedResponse(Component):
     """
 
     kind: Literal["randomised_response"] = "randomised_response"
-    epsilon: float = Field(gt=0, description="What the label of one record costs.")
+    epsilon: float = Field(gt=0, le=30, description="What the label of one record costs.")
     classes: int = Field(default=2, ge=2, description="How many labels there are.")
 
     @property

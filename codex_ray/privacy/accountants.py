@@ -40,6 +40,8 @@ DISCRETISATIONS = (1e-3, 1e-4, 1e-5)
 GRID_SHARE = 1.01
 """How much of the Renyi divergence the grid may add before a finer one is taken."""
 
+LARGEST = 10_000.0
+"""An epsilon above this promises nothing; its losses would need gigabytes of grid."""
 NEGLIGIBLE = 1e-3
 """An epsilon that lies less than this above the bound is an upper bound like any other."""
 
@@ -129,7 +131,7 @@ def _account(entries: Entries, delta: float, relation: Relation, name: Accountan
     curve = renyi_of(entries, relation)
     bound, order = epsilon_from(curve, delta)
     exact = name == "pld" and all(has_loss_distribution(event) for event, _ in entries)
-    if not exact:
+    if not exact or bound > LARGEST:
         return Account(bound, "rdp", None, order, bound)
     if bound == 0 or math.isinf(bound):
         return Account(bound, "pld", DISCRETISATIONS[0], order, bound)

@@ -24,7 +24,8 @@ class Claim:
         name: U for a client as the unit, L for a record of one client.
         unit: what one entry of its ledger protects.
         neighbours: which two worlds are compared. Under `zero_out` the client takes part in both,
-            in one of them with an update of zero: its noise is in both sums.
+            in one of them adding nothing to the sums: noise that it brings is in both, and so is
+            what dropouts show.
         against: who may look at what.
         sampling_counts: whether the cohort's sampling is credited; it has to stay hidden then.
         assumes: what else must be true.
@@ -53,6 +54,10 @@ class Claim:
         return f"{self.unit}_against_outsiders" if self.outside else self.unit
 
 
+NO_SUM: Final = (
+    "dropouts are drawn independently of the data; that a round had too few survivors for a sum is "
+    "not accounted, and hints at how large the cohort was"
+)
 CENTRAL: Final = Claim(
     "U1",
     "client",
@@ -61,6 +66,7 @@ CENTRAL: Final = Claim(
     sampling_counts=True,
     assumes=(
         "the coordinator is trusted to add the noise to the sum and to keep the sum to itself",
+        NO_SUM,
     ),
 )
 FIXED_COHORT: Final = Claim(
@@ -72,12 +78,23 @@ FIXED_COHORT: Final = Claim(
     assumes=(
         "the coordinator is trusted to add the noise to the sum and to keep the sum to itself",
         "how many clients there are, and how many a cohort has, is public",
+        NO_SUM,
+    ),
+)
+KNOWN: Final = Claim(
+    "U1",
+    "client",
+    "zero_out",
+    "whoever sees every released model; everybody is in every round",
+    sampling_counts=False,
+    assumes=(
+        "the coordinator is trusted to add the noise to the sum and to keep the sum to itself",
     ),
 )
 SPACED: Final = Claim(
     "U3",
     "client",
-    "add_or_remove_one",
+    "zero_out",
     "whoever sees every released model and knows who was in each cohort",
     sampling_counts=False,
     assumes=(
@@ -97,10 +114,14 @@ DISTRIBUTED: Final = Claim(
 DISTRIBUTED_OUTSIDE: Final = Claim(
     "U1",
     "client",
-    "zero_out",
-    "whoever sees every released model, and not who was in a cohort",
+    "replace_one",
+    "whoever sees every released model and how many clients were in each sum, and not who",
     sampling_counts=True,
-    assumes=("the secure sum shows its result only, and none with fewer survivors than needed",),
+    assumes=(
+        "the secure sum shows its result only, and none with fewer survivors than needed",
+        "the noise of a release tells how many clients brought it, so cohorts are taken as drawn "
+        "at once, with their sizes known; every client drops out as easily as any other",
+    ),
     outside=True,
 )
 LOCAL_CLIENT: Final = Claim(

@@ -34,8 +34,8 @@ def discrete_gaussian(stream: Stream, count: int, *, sigma: float) -> Draws:
 def discrete_gaussian_pmf(k: npt.ArrayLike, *, sigma: float) -> npt.NDArray[np.float64]:
     """The probability of each integer `k` [...]."""
     check_width(sigma)
-    weight = np.exp(-(np.asarray(k, np.float64) ** 2) / (2 * sigma**2))
-    return np.asarray(weight / _total_weight(sigma), np.float64)
+    total = float(_weight(np.arange(-40.0, 41.0), sigma).sum()) if sigma < 1 else _by_waves(sigma)
+    return np.asarray(_weight(np.asarray(k, np.float64), sigma) / total, np.float64)
 
 
 @lru_cache(maxsize=4)
@@ -67,9 +67,13 @@ def _weights(sigma: float) -> list[int]:
     return weights
 
 
-def _total_weight(sigma: float) -> float:
-    """The sum of exp(-k^2 / 2 sigma^2) over all integers, as it stands or by Poisson summation."""
-    if sigma < 1:
-        return 1 + 2 * sum(math.exp(-(k**2) / (2 * sigma**2)) for k in range(1, 40))
+def _weight(k: npt.NDArray[np.float64], sigma: float) -> npt.NDArray[np.float64]:
+    """exp(-k^2 / 2 sigma^2) [...], which is 0 where the quotient is too large for a number."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(-((k / sigma) ** 2) / 2), np.float64)
+
+
+def _by_waves(sigma: float) -> float:
+    """The sum of exp(-k^2 / 2 sigma^2) over all integers, by Poisson summation; sigma >= 1."""
     waves = sum(math.exp(-2 * (math.pi * sigma * k) ** 2) for k in range(1, 4))
     return sigma * math.sqrt(2 * math.pi) * (1 + 2 * waves)

@@ -82,7 +82,9 @@ def relations(event: DpEvent) -> tuple[Relation, ...]:
             return ("add_or_remove_one", "replace_one")
         case dp.PoissonSampledDpEvent(event=DiscreteGaussianSum() | SkellamSum()):
             return ("add_or_remove_one",)
-        case dp.SampledWithoutReplacementDpEvent(event=dp.GaussianDpEvent()):
+        case dp.SampledWithoutReplacementDpEvent(
+            event=dp.GaussianDpEvent() | DiscreteGaussianSum() | SkellamSum()
+        ):
             return ("replace_one",)
         case dp.RandomizedResponseDpEvent():
             return ("replace_one",)

@@ -25,6 +25,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.discrete_gaussian import discrete_gaussian
 from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.events import on_grid
 from codex_ray.privacy.inverse_cdf import WIDEST, Draws
 from codex_ray.privacy.mechanisms import Fact, Release, State, clipped
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
@@ -38,9 +39,6 @@ from codex_ray.types import reduce as reduce_words
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
-
-SURVIVOR_GRID = 100
-"""Survivors are counted down to a hundredth of the cohort, so that equal events group."""
 
 
 class NoiseInside(Component):
@@ -202,8 +200,7 @@ class NoiseInside(Component):
             raise ValueError("the noise is counted in steps: give the codec of the federation")
         size = (codec.bringers or codec.summands) if expected is None else expected
         fewest = self.fewest(size)
-        step = max(1, int(size) // SURVIVOR_GRID)
-        seen = fewest if survivors is None else max(fewest, survivors // step * step)
+        seen = fewest if survivors is None else max(fewest, on_grid(survivors, int(size)))
         limit = self.clip_norm / codec.grid.step
         return self._event(
             summands=seen - self.conspirators(size),

@@ -29,6 +29,7 @@ INTEGERS = np.array(
 """Orders at which every bound holds; the large ones serve small epsilons."""
 ORDERS = np.union1d([1.02, 1.05, *(1 + np.arange(1, 100) / 10)], INTEGERS)
 """Orders of a curve; the small ones serve large epsilons."""
+EVERY_ORDER = np.arange(2.0, INTEGERS[-1] + 1)
 HOPELESS = 2000.0
 """Where alpha / noise_multiplier^2 is above this, the bound without sampling is good enough."""
 
@@ -56,16 +57,21 @@ def renyi_curve(event: DpEvent, relation: Relation) -> Floats:
         case dp.PoissonSampledDpEvent(sampling_probability=rate, event=dp.GaussianDpEvent()):
             return poisson_gaussian(rate, event.event.noise_multiplier, relation)
         case dp.PoissonSampledDpEvent(sampling_probability=rate, event=DiscreteGaussianSum()):
-            inner = discrete_gaussian_sum(event.event, np.arange(2.0, INTEGERS[-1] + 1), 1)
+            inner = discrete_gaussian_sum(event.event, EVERY_ORDER, 1)
             return between(poisson_sampled(rate, inner))
         case dp.PoissonSampledDpEvent(sampling_probability=rate):
-            inner = skellam_sum(event.event, np.arange(2.0, INTEGERS[-1] + 1), 1)
+            inner = skellam_sum(event.event, EVERY_ORDER, 1)
             return between(poisson_sampled(rate, inner))
         case dp.RandomizedResponseDpEvent():
             return randomised_response(*answers(event), event.num_buckets, ORDERS)
         case dp.ComposedDpEvent():
             return np.asarray(sum(renyi_curve(part, relation) for part in event.events), np.float64)
     rate = event.sample_size / event.source_dataset_size
+    if isinstance(event.event, DiscreteGaussianSum | SkellamSum):
+        bound = (
+            discrete_gaussian_sum if isinstance(event.event, DiscreteGaussianSum) else skellam_sum
+        )
+        return between(any_without_replacement(rate, bound(event.event, EVERY_ORDER, factor)))
     return between(without_replacement(rate, event.event.noise_multiplier / factor))
 
 
@@ -263,6 +269,26 @@ def without_replacement(rate: float, noise: float) -> Floats:
         ways = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
         curve[i] = np.logaddexp(0.0, _log_sum(ways + terms[: order - 1])) / (order - 1)
     return np.minimum(curve, whole)
+
+
+def any_without_replacement(rate: float, inner: Floats) -> Floats:
+    """The same of any mechanism (there, Theorem 9), from its curve `inner` at EVERY_ORDER.
+
+    Nothing is assumed of how large a single loss may be.
+    """
+    at = INTEGERS.astype(int)
+    if rate <= 0 or rate >= 1:
+        return np.asarray(inner[at - 2] * float(rate > 0), np.float64)
+    terms = math.log(2) + (EVERY_ORDER - 1) * inner
+    with np.errstate(divide="ignore", over="ignore"):
+        terms[0] = min(terms[0], math.log(4) + float(np.log(np.expm1(inner[0]))))
+    terms += EVERY_ORDER * math.log(rate)
+    curve = np.empty(len(at))
+    for i, top in enumerate(at):
+        j = EVERY_ORDER[: top - 1]
+        ways = gammaln(top + 1) - gammaln(j + 1) - gammaln(top - j + 1)
+        curve[i] = np.logaddexp(0.0, _log_sum(ways + terms[: top - 1])) / (top - 1)
+    return np.asarray(np.minimum(curve, inner[at - 2]), np.float64)
 
 
 def _even_moments(noise: float, top: int) -> Floats:

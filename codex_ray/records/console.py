@@ -160,7 +160,7 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
         ),
         (
             "bytes each client sent",
-            f"{result.bytes_up_per_client:,} (mean of {len(result.bytes_up)})",
+            f"{result.bytes_up_per_client:,} (mean of {result.clients})",
         ),
         ("seconds in rounds", f"{result.seconds:.1f}"),
         ("randomness", result.randomness.split(";")[0].split(",")[0]),

@@ -220,7 +220,7 @@ def test_against_the_server_no_sampling_counts_and_against_outsiders_it_does(ins
     server, outsiders = charges(experiment)
     assert (server.claim.name, outsiders.claim.name) == ("U4", "U1")
     assert outsiders.event(None).event == server.event(None)
-    assert outsiders.event(None).sampling_probability == 0.5
+    assert outsiders.event(200).sample_size == 200  # of 400, as the noise tells how many
     assert outsiders.hidden and not server.hidden
 
 
