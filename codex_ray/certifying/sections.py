@@ -5,6 +5,7 @@ from __future__ import annotations
 from codex_ray.certifying.terms import Terms
 from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
+from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.local_noise import WHOLE, RandomisedResponse
@@ -141,6 +142,7 @@ def _shown(terms: Terms) -> Mechanism:
 
 
 def _local_steps(trainer: DpSgd) -> Mechanism:
+    steps = trainer.batches.steps if isinstance(trainer.batches, PoissonBatches) else None
     return Mechanism(
         kind=f"dp_sgd ({trainer.batches.kind} batches)",
         clipping="fixed: the gradient of each record, as a whole",
@@ -148,7 +150,8 @@ def _local_steps(trainer: DpSgd) -> Mechanism:
         sensitivity=f"{trainer.clip_norm:g} (one record more or less in a batch)",
         noise_multiplier=trainer.noise_multiplier,
         noise_deviation=trainer.noise_multiplier * trainer.clip_norm,
-        noise_on="the sum of a batch's clipped gradients, at every local step",
+        noise_on="the sum of a batch's clipped gradients, at every local step"
+        + (f" ({steps} in each round)" if steps is not None else ""),
         arithmetic="floating point",
     )
 

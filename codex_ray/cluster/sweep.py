@@ -66,6 +66,7 @@ class Trial:
     unit: Unit | None
     rounds: int
     error: str = ""
+    extrapolated: float | None = None
 
 
 def sweep(
@@ -180,6 +181,7 @@ def _trial(config: dict[str, Any], *, experiments: list[dict[str, Any]], folder:
             "epsilon": result.epsilon,
             "unit": unit,
             "rounds": result.rounds,
+            "extrapolated": (result.extrapolated or {}).get("epsilon"),
         }
     )
 
@@ -229,6 +231,7 @@ def _read_trial(
         float(metrics["epsilon"]),
         metrics["unit"],
         int(metrics["rounds"]),
+        extrapolated=metrics.get("extrapolated"),
     )
 
 
@@ -252,7 +255,7 @@ def _csv(description: Sweep, trials: list[Trial]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [*description.grid, "seed", description.metric, "epsilon", "unit", "rounds", "error"]
-    writer.writerow([*columns, "selection_accounted"])
+    writer.writerow([*columns, "selection_accounted", "extrapolated_epsilon"])
     for trial in trials:
         writer.writerow(
             [
@@ -264,6 +267,7 @@ def _csv(description: Sweep, trials: list[Trial]) -> bytes:
                 trial.rounds,
                 trial.error,
                 "no",
+                trial.extrapolated,
             ]
         )
     return text.getvalue().encode()
@@ -277,10 +281,13 @@ def _table(description: Sweep, trials: list[Trial]) -> Table:
         table.add_column(heading, justify="right")
     points = _points(description, trials)
     best = frontier_of(points)
+    presumed = {repr(trial.values): trial.extrapolated for trial in trials if not trial.error}
     for point in sorted(points, key=lambda p: p.epsilon):
         values = [str(value) for value in point.values.values()]
         error = f"{point.error:.3f}" if point.error is not None else "-"
         mark = "*" if point in best else ""
+        if (larger := presumed.get(repr(point.values))) is not None:
+            mark += f" (extrapolated epsilon {larger:.3f})"
         table.add_row(*values, f"{point.epsilon:.3f}", f"{point.score:.3f}", error, mark)
     for trial in trials:
         if trial.error:

@@ -132,16 +132,23 @@ def _rows(result: RunResult) -> Iterator[tuple[str, dict[str, float], str]]:
 
 def privacy_in_words(result: RunResult) -> str:
     """The largest spend of each unit, such as "epsilon <= 2.91 a record, delta 1e-05"."""
-    units = dict.fromkeys(spend["unit"] for spend in result.privacy)
+    claims = dict.fromkeys((spend["unit"], _claim_of(spend)) for spend in result.privacy)
+    units = [unit for unit, _ in claims]
     parts = []
-    for unit in units:
-        spends = [spend for spend in result.privacy if spend["unit"] == unit]
+    for unit, claim in claims:
+        spends = [s for s in result.privacy if (s["unit"], _claim_of(s)) == (unit, claim)]
         most = max(float(spend["epsilon"]) for spend in spends)
-        parts.append(f"epsilon <= {most:.2f} a {unit}, delta {spends[0]['delta']:g}")
+        name = f" ({claim})" if units.count(unit) > 1 else ""
+        parts.append(f"epsilon <= {most:.2f} a {unit}{name}, delta {spends[0]['delta']:g}")
     if result.extrapolated is not None:
         larger = result.extrapolated
         parts.append(f"extrapolated epsilon {larger['epsilon']:.2f}, {larger['words']}")
     return "; ".join(parts) or "no claim"
+
+
+def _claim_of(spend: dict[str, Any]) -> str:
+    """Against whom a spend is stated, such as "claim U4 covers the server ..."."""
+    return next((said for said in spend["assumptions"] if said.startswith("claim ")), "")
 
 
 def facts(result: RunResult) -> list[tuple[str, str]]:

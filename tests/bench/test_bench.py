@@ -27,6 +27,8 @@ def test_a_round_is_exact_and_slower_than_its_floor(name) -> None:
 
 def test_a_bar_can_be_missed() -> None:
     (row,) = bench([SMALL["semi-honest"]])
+    # How fast this machine is just now is not what is tested.
+    row = replace(row, seconds=1.0, bar_here=1.5, client_ms=1.0, client_bar_here=2.0, masking=1.0)
     missed = replace(row, bar_here=row.seconds / 2)
     assert row.holds and not missed.holds
     assert not replace(row, exact=False).holds

@@ -19,6 +19,7 @@ from codex_ray.federation.federation import Federation
 from codex_ray.privacy.claims import DISTRIBUTED_OUTSIDE, KNOWN, SPACED
 from codex_ray.privacy.distributed_events import DiscreteGaussianSum
 from codex_ray.privacy.renyi import EVERY_ORDER, any_without_replacement, gaussian
+from codex_ray.records.console import privacy_in_words
 
 CENTRAL = {"kind": "gaussian", "clip_norm": 1.0, "noise_multiplier": 100.0}
 
@@ -72,7 +73,8 @@ def test_outsiders_are_credited_no_secret_that_the_noise_tells(devices, tmp_path
     assert isinstance(event, dp.SampledWithoutReplacementDpEvent)
     assert (event.sample_size, event.source_dataset_size) == (17, 40)
     assert outside.event(None).sample_size == 40 and outside.claim.neighbours == "replace_one"
-    codex_ray.run(devices, out=tmp_path / "run")
+    result = codex_ray.run(devices, out=tmp_path / "run")
+    assert all(f"claim {name} covers" in privacy_in_words(result) for name in ("U1", "U4"))
     found = verify(tmp_path / "run")
     assert found.differences == () and found.document.certificate is not None
     assert [claim.name for claim in found.document.certificate.claims] == ["U4", "U1"]
