@@ -63,6 +63,7 @@ def test_a_probe_is_the_sum_of_everybody_and_knows_the_others() -> None:
     assert float(np.linalg.norm(probe.others)) > 1
 
 
+@pytest.mark.slow
 def test_estimates_come_near_and_those_of_another_noise_do_not(monkeypatch) -> None:
     monkeypatch.setattr(
         privacy_audits, "TARGETS", (Target(8.0, 500), Target(4.0, 500, rounds=2, rate=0.5))

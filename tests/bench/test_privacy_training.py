@@ -15,6 +15,7 @@ PLAIN = Arm(np.array([0.95, 0.96, 0.94]), 0.0)
 CENTRAL = Arm(np.array([0.80, 0.82, 0.84]), 4.0)
 
 
+@pytest.mark.slow
 def test_the_arms_have_one_epsilon_by_one_accountant_and_16_bits() -> None:
     rows = bench(["noise-inside"], scale=0.1)
     assert [row.name.split(" against")[0] for row in rows] == [
