@@ -1,0 +1,94 @@
+"""Which kernel trains the clients of a chunk: by hand, by torch.func, or none but the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from codex_ray.learning.batches import ShuffledBatches
+from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.lanes import Chunk
+from codex_ray.learning.mapped import Mapped
+from codex_ray.learning.models import Model
+from codex_ray.learning.plans import Plan
+from codex_ray.learning.stacks import Stack
+from codex_ray.learning.trainers import Sgd, Trainer
+
+
+class LaneSteps(Protocol):
+    """The weights of a chunk of clients, and steps that change them in place."""
+
+    def load(self, params: torch.Tensor) -> None:
+        """Every lane starts from `params` [d]."""
+        ...
+
+    def store(self, out: torch.Tensor, params: torch.Tensor, lanes: slice) -> None:
+        """Weights less `params` [d] of some lanes, into `out` [lanes, d]."""
+        ...
+
+    def descend(
+        self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, rate: float
+    ) -> None:
+        """A step down the sum of the rows' losses, times `weights` [lanes, rows]."""
+        ...
+
+    def descend_clipped(
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        there: torch.Tensor,
+        *,
+        rate: float,
+        clip_norm: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A step down the sum of the clipped gradients of the rows that are `there` (0 or 1).
+
+        Returns how many rows of each lane were clipped, and how many were lost, because their
+        gradient is not finite [lanes] each.
+        """
+        ...
+
+    def shift(self, by: torch.Tensor, *, rate: float) -> None:
+        """Adds `rate` times `by` [lanes, d] to the weights."""
+        ...
+
+
+class LaneKernel(Protocol):
+    """Makes room for chunks of clients of one model."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether batches must have no padding, as the module may mix the records of a batch."""
+        ...
+
+    def lanes(self, plan: Plan) -> int:
+        """How many clients a chunk has at most."""
+        ...
+
+    def steps(self, chunk: Chunk) -> LaneSteps:
+        """Room for a chunk of clients."""
+        ...
+
+
+def lane_kernel(
+    model: Model, trainer: Trainer, plan: Plan, *, example: Sequence[int]
+) -> LaneKernel | str:
+    """The kernel that trains many clients of this model at once, or why there is none."""
+    if plan.kernel == "reference":
+        return "the plan says so"
+    if not isinstance(trainer, Sgd | DpSgd) or type(trainer) not in (Sgd, DpSgd):
+        return f"trainer.kind {trainer.kind} has no kernel for many clients"
+    if isinstance(trainer, DpSgd) and trainer.engine != "vectorised":
+        return f"trainer.engine is {trainer.engine}"
+    if plan.kernel == "vectorised":
+        stack = Stack.of(model.module, example)
+        if stack is not None:
+            return stack
+    clipped = isinstance(trainer, DpSgd)
+    if not clipped and not isinstance(trainer.batches, ShuffledBatches):
+        return "batches of changing size cannot be padded for a module that may mix their records"
+    found = Mapped(model, clipped=clipped, compiled=plan.kernel == "compiled")
+    chunk = Chunk(found.lanes(plan), 1, torch.device(plan.device), plan.product)
+    return found.refusal(example, chunk) or found

@@ -1,0 +1,222 @@
+"""Convolutions and pools of images, with weights of their own in every lane.
+
+A convolution is a product of matrices on patches of its input, for the places alone that are read:
+a pool of two by two leaves the last row and column of an odd image unread, and then the layers
+below need not make what only they would have read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from codex_ray.learning.lanes import ATEN, Chunk, LaneWeights, add_product, product
+
+SHORT_RUN: Final = 16
+"""Floats side by side in a patch, below which copying them costs more than the product does."""
+
+Pair: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a convolution or a pool reads of an image.
+
+    Attributes:
+        size, stride, dilation, padding: as in torch, each (down, across).
+        made: how many places are computed: those that somebody reads.
+        read: height and width of the part of the image, without padding, that they read.
+    """
+
+    size: Pair
+    stride: Pair
+    dilation: Pair
+    padding: Pair
+    made: Pair
+    read: Pair
+
+    @property
+    def span(self) -> Pair:
+        """Height and width of what is read, padding included."""
+        down, across = (
+            (self.made[at] - 1) * self.stride[at] + (self.size[at] - 1) * self.dilation[at] + 1
+            for at in range(2)
+        )
+        return down, across
+
+    def cut(self, image: torch.Tensor) -> torch.Tensor:
+        """The patches, a view [n, down, across, size, size, channels] of [n, h, w, channels]."""
+        own, channels = image.stride(), image.shape[3]
+        steps = [own[1 + at] * self.stride[at] for at in range(2)]
+        inner = [own[1 + at] * self.dilation[at] for at in range(2)]
+        return image.as_strided(
+            (image.shape[0], *self.made, *self.size, channels),
+            (own[0], *steps, *inner, own[3]),
+            image.storage_offset(),
+        )
+
+    def padded(self, image: torch.Tensor) -> torch.Tensor:
+        """What is read of an image [n, h, w, channels], with zeros around it."""
+        span, (top, left) = self.span, self.padding
+        image = image[:, : self.read[0], : self.read[1]]
+        below, right = span[0] - top - self.read[0], span[1] - left - self.read[1]
+        around = (0, 0, left, right, top, below)
+        return functional.pad(image, around) if any(around) else image
+
+    def unpadded(self, image: torch.Tensor) -> torch.Tensor:
+        """The image without the zeros."""
+        (top, left), (height, width) = self.padding, self.read
+        return image[..., top : top + height, left : left + width, :]
+
+
+class LaneConv:
+    """A convolution, with its weight [lanes, size * size * channels, outputs]."""
+
+    def __init__(self, layer: nn.Conv2d, chunk: Chunk, window: Window) -> None:
+        self._chunk, self._window = chunk, window
+        self._outputs, self._channels = layer.weight.shape[:2]
+        self._inner = self._channels * prod(window.size)
+        weight = chunk.room(self._inner, self._outputs)
+        in_order = weight.view(chunk.lanes, *window.size, self._channels, self._outputs)
+        bias = None if layer.bias is None else chunk.room(1, self._outputs)
+        self.weights = LaneWeights(weight, in_order.permute(0, 4, 3, 1, 2), bias)
+        self._by_place = window.size[1] * self._channels < SHORT_RUN
+        self._gradients: torch.Tensor | None = None
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """[lanes, rows, height, width, outputs]."""
+        chunk, window = self._chunk, self._window
+        self._gradients = None
+        self._image = window.padded(chunk.factor(value).flatten(0, 1))
+        self._used = chunk.factor(self.weights.values)
+        patches = window.cut(self._image)
+        if self._by_place:  # patches [examples, inner, places], the weight repeated for each row
+            self._patches = patches.permute(0, 3, 4, 5, 1, 2).flatten(4).flatten(1, 3)
+            each = self._used.repeat_interleave(chunk.rows, 0)
+            out = product(self._patches.mT, each).reshape(chunk.lanes, -1, self._outputs)
+            if self.weights.bias is not None:
+                out.add_(self.weights.bias)
+        else:  # patches [lanes, rows * places, inner]
+            self._patches = patches.reshape(chunk.lanes, -1, self._inner)
+            out = product(self._patches, self._used, self.weights.bias)
+        return out.reshape(chunk.lanes, chunk.rows, *window.made, self._outputs)
+
+    def backward(self, delta: torch.Tensor, *, first: bool) -> torch.Tensor | None:
+        """[lanes, rows, height, width, channels] for the part of the image that is read."""
+        self._delta = delta
+        if first:
+            return None
+        factor = self._chunk.factor(delta)
+        below = self._by_lane(factor) if delta.is_cpu else self._by_patch(factor)
+        return self._window.unpadded(below).float()
+
+    def _by_lane(self, delta: torch.Tensor) -> torch.Tensor:
+        """A transposed convolution for each lane: on a CPU faster than adding patches up."""
+        window = self._window
+        weights = self._used.view(-1, *window.size, self._channels, self._outputs)
+        images = self._image.view(*delta.shape[:2], *self._image.shape[1:])
+        found = [
+            ATEN.convolution_backward(
+                lane.permute(0, 3, 1, 2), image.permute(0, 3, 1, 2), weight.permute(3, 2, 0, 1),
+                None, window.stride, (0, 0), window.dilation, False, (0, 0), 1,
+                (True, False, False),
+            )[0].permute(0, 2, 3, 1)
+            for lane, image, weight in zip(delta, images, weights, strict=True)
+        ]  # fmt: skip
+        return torch.stack(found)
+
+    def _by_patch(self, delta: torch.Tensor) -> torch.Tensor:
+        """One product for all lanes, whose patches are added where they were cut."""
+        window, lanes = self._window, delta.shape[0]
+        patches = product(delta.flatten(1, 3), self._used.mT)
+        patches = patches.reshape(-1, *window.made, *window.size, self._channels)
+        below = torch.zeros(self._image.shape, device=delta.device)
+        for down in range(window.size[0]):
+            for across in range(window.size[1]):
+                at = (down * window.dilation[0], across * window.dilation[1])
+                rows = slice(
+                    at[0], at[0] + (window.made[0] - 1) * window.stride[0] + 1, window.stride[0]
+                )
+                columns = slice(
+                    at[1], at[1] + (window.made[1] - 1) * window.stride[1] + 1, window.stride[1]
+                )
+                below[:, rows, columns] += patches[:, :, :, down, across]
+        return below.view(lanes, -1, *below.shape[1:])
+
+    def descend(self, rate: float, factors: torch.Tensor | None) -> None:
+        """One product of matrices in each lane, or a weighted sum of the rows' gradients."""
+        weights, delta = self.weights, self._delta
+        if factors is None and not self._by_place:
+            right = self._chunk.factor(delta).reshape(self._chunk.lanes, -1, self._outputs)
+            add_product(weights.values, self._patches.mT, right, rate=-rate)
+        else:
+            rows = self._made() if factors is None else self._made() * factors[:, :, None]
+            weights.values.add_(rows.sum(1).view(weights.values.shape), alpha=-rate)
+        rows = delta.sum((2, 3))
+        weights.descend_bias(rows if factors is None else rows * factors[:, :, None], rate)
+
+    def _made(self) -> torch.Tensor:
+        """The weight's gradient of each row [lanes, rows, inner * outputs]."""
+        if self._gradients is None:
+            examples = self._image.shape[0]
+            delta = self._chunk.factor(self._delta).reshape(examples, -1, self._outputs)
+            patches = self._patches
+            if not self._by_place:
+                patches = patches.view(examples, -1, self._inner).mT
+            made = product(patches, delta)
+            self._gradients = made.reshape(self._chunk.lanes, self._chunk.rows, -1)
+        return self._gradients
+
+    def squared_norms(self) -> torch.Tensor:
+        """Of the gradients, which are made for it."""
+        squares = self._made().square().sum(2)
+        if self.weights.bias is None:
+            return squares
+        return squares + self._delta.sum((2, 3)).square().sum(2)
+
+    def forget(self, lost: torch.Tensor) -> None:
+        """No derivative, and no gradient."""
+        self._gradients = self._made().masked_fill(lost[:, :, None], 0)
+        self._delta = self._delta.masked_fill(lost[:, :, None, None, None], 0)
+
+
+class LanePool:
+    """The largest value, or the mean, in each window of each channel."""
+
+    def __init__(self, layer: nn.MaxPool2d | nn.AvgPool2d, window: Window) -> None:
+        self._read = window.read
+        self._largest = isinstance(layer, nn.MaxPool2d)
+        self._options: tuple[object, ...] = (window.size, window.stride, window.padding)
+        if isinstance(layer, nn.MaxPool2d):
+            self._options += (window.dilation, layer.ceil_mode)
+        else:
+            self._options += (layer.ceil_mode, layer.count_include_pad, layer.divisor_override)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """[lanes, rows, height, width, channels]."""
+        read = value[:, :, : self._read[0], : self._read[1]]
+        self._image = read.flatten(0, 1).permute(0, 3, 1, 2)
+        if self._largest:
+            out, self._at = ATEN.max_pool2d_with_indices(self._image, *self._options)
+        else:
+            out = ATEN.avg_pool2d(self._image, *self._options)
+        return _images(out, value.shape[0])
+
+    def backward(self, delta: torch.Tensor) -> torch.Tensor:
+        """The derivative goes to the first of the largest, or to all alike."""
+        above = delta.flatten(0, 1).permute(0, 3, 1, 2)
+        if self._largest:
+            back = ATEN.max_pool2d_with_indices_backward
+            return _images(back(above, self._image, *self._options, self._at), delta.shape[0])
+        return _images(ATEN.avg_pool2d_backward(above, self._image, *self._options), delta.shape[0])
+
+
+def _images(found: torch.Tensor, lanes: int) -> torch.Tensor:
+    """[n, channels, h, w] as [lanes, rows, h, w, channels]."""
+    images = found.permute(0, 2, 3, 1).contiguous()
+    return images.view(lanes, -1, *images.shape[1:])

@@ -1,0 +1,255 @@
+"""What the layers of many clients at once are made of: lanes, their weights, and simple layers.
+
+A chunk has `lanes`, one for each client, and `rows`, one for each record of a batch. Values are
+[lanes, rows, ...], and images [lanes, rows, height, width, channels], so that whatever is done to a
+pixel reads its channels side by side. Every lane has weights of its own. No lane ever meets
+another, and shapes are fixed, so what a lane computes does not depend on who is in the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+ATEN: Final = torch.ops.aten
+VECTOR: Final = 64
+"""A multiple of every vector width: the last few elements of a tensor are computed by other code,
+whose functions differ in the last bit."""
+
+
+ALIGNED: Final = 64
+"""Bytes at a multiple of which every lane starts that goes into a product of matrices: how sums are
+ordered there depends on where their terms lie in memory, and must not depend on the lane."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The static shape of everything: how many clients, records in a batch, and where and how.
+
+    Attributes:
+        lanes: clients at a time.
+        rows: records of a batch, the padding included.
+        device: where the tensors are.
+        product: the type in which matrices are multiplied; weights and sums are float32.
+    """
+
+    lanes: int
+    rows: int
+    device: torch.device
+    product: torch.dtype = torch.float32
+
+    def room(self, *shape: int) -> torch.Tensor:
+        """A float32 tensor [lanes, *shape] of zeros, whose lanes are aligned."""
+        return aligned_room((self.lanes, *shape), torch.float32, self.device).zero_()
+
+    def factor(self, value: torch.Tensor) -> torch.Tensor:
+        """The value as it enters a product."""
+        return aligned(value.to(self.product))
+
+
+def aligned_room(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor of that shape, not yet filled, with every entry of its first axis aligned."""
+    step, size = ALIGNED // dtype.itemsize, prod(shape[1:])
+    room = torch.empty((shape[0], -(-size // step) * step), dtype=dtype, device=device)
+    return room[:, :size].view(shape)
+
+
+def aligned(value: torch.Tensor) -> torch.Tensor:
+    """The same numbers, every entry of the first axis aligned: a copy only if they are not."""
+    if value.stride(0) * value.itemsize % ALIGNED == 0:
+        return value
+    return aligned_room(value.shape, value.dtype, value.device).copy_(value)
+
+
+def product(
+    left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """left @ right + bias for each entry of the first axis, in float32, aligned."""
+    left, right = aligned(left), aligned(right)
+    shape = (left.shape[0], left.shape[1], right.shape[2])
+    if left.dtype != torch.float32:
+        out = torch.bmm(left, right).float()
+        return out if bias is None else out.add_(bias)
+    out = aligned_room(shape, left.dtype, left.device)
+    if bias is None:
+        return torch.bmm(left, right, out=out)
+    return out.copy_(bias).baddbmm_(left, right)
+
+
+def add_product(
+    into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, rate: float
+) -> None:
+    """Adds rate * left @ right to each entry of the aligned `into`, in place, in float32."""
+    left, right = aligned(left), aligned(right)
+    if left.dtype == torch.float32:
+        into.baddbmm_(left, right, alpha=rate)
+    else:
+        into.add_(torch.bmm(left, right), alpha=rate)
+
+
+def by_element(
+    function: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor
+) -> torch.Tensor:
+    """The function of every element, by the same code for the last as for the first."""
+    spare = -value.numel() % VECTOR
+    if not spare:
+        return function(value)
+    return function(functional.pad(value.flatten(), (0, spare)))[:-spare].view(value.shape)
+
+
+@dataclass(frozen=True)
+class LaneWeights:
+    """One layer's weight and bias in every lane.
+
+    Attributes:
+        values: the weight as the layer multiplies it [lanes, ...].
+        in_order: the same memory as torch orders the module's own weight [lanes, ...].
+        bias: [lanes, 1, outputs], or None.
+    """
+
+    values: torch.Tensor
+    in_order: torch.Tensor
+    bias: torch.Tensor | None
+
+    @property
+    def size(self) -> int:
+        """How many parameters a lane has here."""
+        return self._split + (0 if self.bias is None else self.bias.shape[2])
+
+    @property
+    def _split(self) -> int:
+        return self.values[0].numel()
+
+    def load(self, params: torch.Tensor) -> None:
+        """Every lane starts from `params` [size]."""
+        self.in_order.copy_(params[: self._split].view(self.in_order.shape[1:]))
+        if self.bias is not None:
+            self.bias.copy_(params[self._split :])
+
+    def store(self, out: torch.Tensor, params: torch.Tensor, lanes: slice) -> None:
+        """The weights of some lanes less `params` [size], into `out` [lanes, size]."""
+        weight = self.in_order[lanes].reshape(-1, self._split)
+        torch.sub(weight, params[: self._split], out=out[:, : self._split])
+        if self.bias is not None:
+            torch.sub(self.bias[lanes, 0], params[self._split :], out=out[:, self._split :])
+
+    def shift(self, by: torch.Tensor, rate: float) -> None:
+        """Adds `rate` times `by` [lanes, size]."""
+        self.in_order.add_(by[:, : self._split].view(self.in_order.shape), alpha=rate)
+        if self.bias is not None:
+            self.bias[:, 0].add_(by[:, self._split :], alpha=rate)
+
+    def descend_bias(self, delta: torch.Tensor, rate: float) -> None:
+        """A step down the sum over rows of `delta` [lanes, rows, outputs]."""
+        if self.bias is not None:
+            self.bias.add_(delta.sum(1, keepdim=True), alpha=-rate)
+
+
+class Layer(Protocol):
+    """One layer without parameters."""
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """What comes out; the layer remembers what its backward pass needs."""
+        ...
+
+    def backward(self, delta: torch.Tensor) -> torch.Tensor:
+        """The loss's derivative by what went in, from that by what came out."""
+        ...
+
+
+class WeightedLayer(Protocol):
+    """A layer with a weight and perhaps a bias in every lane."""
+
+    weights: LaneWeights
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """What comes out; the layer remembers what its gradients are made of."""
+        ...
+
+    def backward(self, delta: torch.Tensor, *, first: bool) -> torch.Tensor | None:
+        """The derivative by what went in; None for the first layer, below which nobody asks."""
+        ...
+
+    def descend(self, rate: float, factors: torch.Tensor | None) -> None:
+        """A step of `rate` down the sum of the rows' gradients, times `factors` [lanes, rows]."""
+        ...
+
+    def squared_norms(self) -> torch.Tensor:
+        """Of each row's gradient [lanes, rows]."""
+        ...
+
+    def forget(self, lost: torch.Tensor) -> None:
+        """Zeros where a row is lost [lanes, rows], in everything that its gradient is made of."""
+        ...
+
+
+class LaneFlatten:
+    """Images as vectors, in torch's own order: channels, height, width."""
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """[lanes, rows, channels * height * width]."""
+        self._shape = value.shape
+        return value if value.ndim == 3 else value.permute(0, 1, 4, 2, 3).flatten(2)
+
+    def backward(self, delta: torch.Tensor) -> torch.Tensor:
+        """The shape that went in."""
+        if len(self._shape) == 3:
+            return delta
+        lanes, rows, height, width, channels = self._shape
+        image = delta.view(lanes, rows, channels, height, width)
+        return image.permute(0, 1, 3, 4, 2).contiguous()
+
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Backward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class LaneActivation:
+    """A function of every element by itself, and its derivative.
+
+    Attributes:
+        function: of what went in.
+        derivative: of `delta`, what went in and what came out.
+        exact: whether every element has the same bits, wherever in the tensor it is.
+    """
+
+    function: Forward
+    derivative: Backward
+    exact: bool = False
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """The shape that went in."""
+        self._before = value
+        self._after = self.function(value) if self.exact else by_element(self.function, value)
+        return self._after
+
+    def backward(self, delta: torch.Tensor) -> torch.Tensor:
+        """The derivative, times `delta`."""
+        return self.derivative(delta, self._before, self._after)
+
+
+def activation(layer: nn.Module) -> LaneActivation | None:
+    """The layer's function and derivative; None if it is no activation that is known here."""
+    if type(layer) is nn.ReLU:
+        return LaneActivation(
+            torch.relu, lambda d, x, y: ATEN.threshold_backward(d, y, 0), exact=True
+        )
+    if type(layer) is nn.LeakyReLU:
+        slope = layer.negative_slope
+        return LaneActivation(
+            lambda x: functional.leaky_relu(x, slope),
+            lambda d, x, y: ATEN.leaky_relu_backward(d, x, slope, False),
+            exact=True,
+        )
+    if type(layer) is nn.Tanh:
+        return LaneActivation(torch.tanh, lambda d, x, y: ATEN.tanh_backward(d, y))
+    if type(layer) is nn.Sigmoid:
+        return LaneActivation(torch.sigmoid, lambda d, x, y: ATEN.sigmoid_backward(d, y))
+    return None

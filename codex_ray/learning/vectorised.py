@@ -1,0 +1,249 @@
+"""Local training of many clients in one program, with the draws of the reference.
+
+Batches and noise come from the same streams as in `trainers.LocalTraining`, so an update differs
+from the reference's by rounding alone. A chunk has a fixed number of lanes and a batch a fixed
+number of rows, whoever is in them; what is missing is padded and counts for nothing. So an update
+has the same bits whatever chunk its client is in, wherever in it, and however full it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
+
+import torch
+
+from codex_ray.learning.clipping import Clipping
+from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.jobs import Job, Padded, rows_for
+from codex_ray.learning.kernels import LaneKernel, LaneSteps, lane_kernel
+from codex_ray.learning.lane_noise import StepNoise
+from codex_ray.learning.lanes import Chunk
+from codex_ray.learning.plans import Plan
+from codex_ray.learning.trainers import LocalTraining, Sgd, Take, check_labels
+from codex_ray.privacy.mechanisms import Fact
+from codex_ray.privacy.passengers import Told
+from codex_ray.types import ClientId, Residues
+
+LOG = logging.getLogger(__name__)
+WINDOW: Final = 8
+"""Chunks whose clients are drawn together, to put those of like length side by side."""
+
+SHAPES: Final = 8
+"""How many sizes chunks come in: each keeps room for itself."""
+DRAWN: Final = 1 << 16
+"""Normals that are drawn in one go, where a step needs fewer."""
+
+
+@dataclass(frozen=True)
+class VectorisedTraining:
+    """What a host carries, as `LocalTraining`, with clients trained by a plan.
+
+    A model or a trainer that the plan's kernel cannot do is left to the reference, and the log says
+    so once.
+
+    Attributes:
+        reference: the same training, one client at a time.
+        plan: by which kernel, and how many clients at a time.
+    """
+
+    reference: LocalTraining
+    plan: Plan
+    _counts: dict[ClientId, Clipping] = field(default_factory=dict, repr=False)
+    _kernels: dict[tuple[int, ...], LaneKernel | None] = field(default_factory=dict, repr=False)
+    _rooms: dict[tuple[int, int], LaneSteps] = field(default_factory=dict, repr=False)
+    _data: dict[tuple[int, int], Padded] = field(default_factory=dict, repr=False)
+
+    def train(
+        self, params: torch.Tensor, clients: Sequence[ClientId], round: int
+    ) -> torch.Tensor:  # [n, d]
+        """The updates [n, d] of `clients`, in their order, on the plan's device."""
+        self._counts.clear()
+        kernel = self._kernel_of(clients)
+        device = torch.device(self.plan.device)
+        if kernel is None:
+            return self.reference.train(params, clients, round).to(device)
+        start = params.to(device)
+        out = torch.zeros((len(clients), self.dimension), device=device)
+        window = WINDOW * kernel.lanes(self.plan)
+        with torch.no_grad():
+            for first in range(0, len(clients), window):
+                places = range(first, min(first + window, len(clients)))
+                jobs = [self._job(place, clients[place], round) for place in places]
+                for chunk in _chunks(jobs, kernel.lanes(self.plan), exact=kernel.exact):
+                    self._train(kernel, chunk, start, out)
+        return out
+
+    def _kernel_of(self, clients: Sequence[ClientId]) -> LaneKernel | None:
+        """The kernel for the clients' records; None for the reference."""
+        if self.plan.kernel == "reference" or not clients:
+            return None
+        return self._kernel(self.reference.dataset.client(clients[0]).features.shape[1:])
+
+    def _kernel(self, shape: tuple[int, ...]) -> LaneKernel | None:
+        """The kernel for records of that shape; None for the reference, and the log says why."""
+        if shape not in self._kernels:
+            found = lane_kernel(
+                self.reference.model, self.reference.trainer, self.plan, example=shape
+            )
+            if isinstance(found, str):
+                LOG.warning("clients are trained one at a time: %s", found)
+            self._kernels[shape] = None if isinstance(found, str) else found
+        return self._kernels[shape]
+
+    def _job(self, place: int, client: ClientId, round: int) -> Job:
+        """The client's training, drawn as the reference draws it."""
+        reference = self.reference
+        assert isinstance(reference.trainer, Sgd | DpSgd)  # There is a kernel for no other.
+        records = reference.dataset.client(client)
+        check_labels(records, reference.model.outputs, where=f"client {client}")
+        streams = reference.streams.child("train", round, client)
+        rule = reference.trainer.batches
+        batches = rule.draw(len(records), streams.stream("batches"))
+        return Job(place, client, records, batches, rows_for(rule, batches), streams)
+
+    def _room(self, kernel: LaneKernel, rows: int, lanes: int) -> LaneSteps:
+        """The weights of a chunk of that shape, made once."""
+        if (rows, lanes) not in self._rooms:
+            chunk = Chunk(lanes, rows, torch.device(self.plan.device), self.plan.product)
+            self._rooms[rows, lanes] = kernel.steps(chunk)
+        return self._rooms[rows, lanes]
+
+    def _batches(self, jobs: list[Job], lanes: int) -> Padded:
+        """The batches of a chunk, in memory that the next one overwrites."""
+        job = jobs[0]
+        steps, rows, shape = len(job.batches), job.rows, job.records.features.shape[1:]
+        held = self._data.get((rows, lanes))
+        if held is None or held.labels.shape[1] < steps or held.features.shape[3:] != shape:
+            held = self._data[rows, lanes] = Padded.room(lanes, steps, rows, shape)
+        return Padded.of(jobs, held).to(torch.device(self.plan.device))
+
+    def _train(
+        self, kernel: LaneKernel, jobs: list[Job], params: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        """Trains one chunk, and puts each update in its place."""
+        lanes = _lanes(len(jobs), kernel.lanes(self.plan), params.device)
+        room = self._room(kernel, jobs[0].rows, lanes)
+        data = self._batches(jobs, lanes)
+        room.load(params)
+        trainer = self.reference.trainer
+        if isinstance(trainer, DpSgd):
+            steps = self._private_steps(trainer, room, jobs, data)
+        else:
+            assert isinstance(trainer, Sgd)
+            steps = _plain_steps(trainer, room, jobs, data, exact=kernel.exact)
+        done = len(jobs)
+        for step in steps:
+            # Jobs come longest first. One that is done is read out before its lane goes on.
+            live = sum(len(job.batches) > step + 1 for job in jobs)
+            if live < done:
+                found = torch.empty((done - live, self.dimension), device=out.device)
+                room.store(found, params, slice(live, done))
+                out[[job.place for job in jobs[live:done]]] = found
+                done = live
+
+    def _private_steps(
+        self, trainer: DpSgd, room: LaneSteps, jobs: list[Job], data: Padded
+    ) -> Iterator[int]:
+        """Takes the steps of DP-SGD, one for each number that it yields."""
+        steps = len(jobs[0].batches)
+        drawn = _steps_of_noise(steps, self.dimension)
+        sizes = [shape.numel() for _, shape in self.reference.model.names()]
+        drawing = StepNoise(sizes * drawn)
+        streams = [job.streams.stream("noise") for job in jobs]
+        rate = trainer.learning_rate / trainer.batch_size
+        scale = trainer.noise_multiplier * trainer.clip_norm
+        lanes, device = len(data.there), data.there.device
+        clipped = torch.zeros(lanes, dtype=torch.int64, device=device)
+        lost = clipped.clone()
+        noise = torch.zeros((lanes, drawn * self.dimension))
+        for step in range(steps):
+            more = room.descend_clipped(
+                data.features[:, step], data.labels[:, step], data.there[:, step],
+                rate=rate, clip_norm=trainer.clip_norm,
+            )  # fmt: skip
+            clipped, lost = clipped + more[0], lost + more[1]
+            if step % drawn == 0:
+                for lane, stream in enumerate(streams):
+                    drawing.draw(stream, scale, out=noise[lane])
+                here = noise.to(device).view(-1, drawn, self.dimension)
+            room.shift(here[:, step % drawn], rate=-rate)
+            yield step
+        for job, few, none in zip(jobs, clipped.tolist(), lost.tolist(), strict=False):
+            self._counts[job.client] = Clipping(sum(job.lengths), few, none)
+
+    def clipping(self, client: ClientId) -> tuple[int, int, int]:
+        """(records met, clipped, not finite) in the client's last training; for debugging only."""
+        counts = self._counts.get(client)
+        if counts is None:
+            return self.reference.clipping(client)
+        return counts.examples, counts.clipped, counts.not_finite
+
+    def summed(
+        self, params: torch.Tensor, client: ClientId, round: int, *, clip_norm: float, take: Take
+    ) -> Residues:
+        """As the reference: each record's step is rounded by itself, so there is no chunk."""
+        return self.reference.summed(params, client, round, clip_norm=clip_norm, take=take)
+
+    def tell(
+        self, params: torch.Tensor, clients: Sequence[ClientId], asked: Collection[Fact]
+    ) -> list[Told]:
+        """As the reference."""
+        return self.reference.tell(params, clients, asked)
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of an update."""
+        return self.reference.dimension
+
+
+def _lanes(jobs: int, most: int, device: torch.device) -> int:
+    """How many lanes a chunk of so many jobs gets.
+
+    On a CPU each lane's products are calls of their own, so a short chunk can have fewer lanes; but
+    never one, where two would do: the products of a single lane go another way through torch.
+    """
+    if device.type != "cpu":
+        return most
+    step = max(2, most // SHAPES)
+    return min(most, -(-jobs // step) * step)
+
+
+def _steps_of_noise(steps: int, dimension: int) -> int:
+    """For how many steps noise is drawn at a time: small models' for many, to save calls."""
+    draws = -(-steps // max(1, DRAWN // dimension))
+    return -(-steps // draws)
+
+
+def _plain_steps(
+    trainer: Sgd, room: LaneSteps, jobs: list[Job], data: Padded, *, exact: bool
+) -> Iterator[int]:
+    """Takes the steps of SGD, one for each number that it yields; an empty batch does nothing."""
+    counts = data.there.sum(2, keepdim=True).clamp_(min=1)
+    weights = data.there / counts
+    for step, length in enumerate(jobs[0].lengths):
+        rows = slice(length if exact else None)
+        room.descend(
+            data.features[:, step, rows], data.labels[:, step, rows], weights[:, step, rows],
+            rate=trainer.learning_rate,
+        )  # fmt: skip
+        yield step
+
+
+def _chunks(jobs: list[Job], lanes: int, *, exact: bool) -> Iterator[list[Job]]:
+    """The jobs that have steps, by shape and longest first, so many at a time."""
+
+    def shape(job: Job) -> tuple[int, ...]:
+        return job.lengths if exact else (job.rows,)
+
+    jobs = sorted(
+        (job for job in jobs if job.batches),
+        key=lambda job: (shape(job), -len(job.batches), job.place),
+    )
+    for _, alike in groupby(jobs, key=shape):
+        rest = list(alike)
+        for first in range(0, len(rest), lanes):
+            yield rest[first : first + lanes]

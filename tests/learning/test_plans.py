@@ -1,0 +1,122 @@
+"""A plan says how training is computed, and survives being written down."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from lane_cases import PLAIN, PRIVATE, SIZES, Held, Residual, linear, mlp, planned, reference
+from pydantic import ValidationError
+
+from codex_ray.learning.compiled import Compiled
+from codex_ray.learning.plans import REFERENCE, Plan
+
+EVERYBODY = range(len(SIZES))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(),
+        Plan(kernel="vectorised", clients=16),
+        Plan(kernel="compiled", clients=2, precision="bfloat16", device="cuda:1"),
+    ],
+)
+def test_a_plan_survives_json(plan) -> None:
+    assert Plan.model_validate(json.loads(json.dumps(plan.model_dump(mode="json")))) == plan
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"clients": 4}, "plan.kernel"),
+        ({"precision": "bfloat16"}, "plan.kernel"),
+        ({"kernel": "vectorised", "clients": 0}, "clients"),
+        ({"kernel": "vectorised", "device": "abacus"}, "abacus"),
+        ({"kernel": "fastest"}, "kernel"),
+    ],
+)
+def test_what_is_no_plan_is_refused(fields, said) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Plan(**fields)
+
+
+def test_the_default_is_the_reference() -> None:
+    assert Plan() == REFERENCE and REFERENCE.product == torch.float32
+
+
+def test_a_compiled_step_is_the_references(caplog) -> None:
+    """The one compiled training of the fast suite: a module that is no stack."""
+    training = reference(Residual, PLAIN, Held(sizes=(20, 10, 20)))
+    params = training.model.get()
+    compiled = planned(training, clients=1, kernel="compiled")
+    with caplog.at_level(logging.WARNING):
+        found = compiled.train(params, [0, 1, 2], 0)
+    assert not caplog.messages
+    assert (found - training.train(params, [0, 1, 2], 0)).abs().max() < 1e-5
+    assert torch.equal(compiled.train(params, [2, 1, 0], 0), found[[2, 1, 0]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [linear, mlp, Residual])
+@pytest.mark.parametrize("trainer", [PLAIN, PRIVATE])
+def test_compiled_updates_are_the_references(make, trainer) -> None:
+    training = reference(make, trainer)
+    params = training.model.get()
+    compiled = planned(training, kernel="compiled")
+    found = compiled.train(params, EVERYBODY, 2)
+    assert (found - training.train(params, EVERYBODY, 2)).abs().max() < 1e-5
+    order = [5, 3, 9, 0]
+    assert torch.equal(compiled.train(params, order, 2), found[order])
+
+
+def test_only_full_batches_are_compiled_and_each_function_by_itself(monkeypatch) -> None:
+    """Torch gives up on code that it has compiled a few times, for one shape after another."""
+    codes, lengths = set(), set()
+
+    def compile_(function, **_):
+        codes.add(function.__code__)
+
+        def call(*arguments):
+            lengths.add(arguments[1].shape[1])
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    for number in range(1, 4):
+        training = reference(Residual, PLAIN)
+        planned(training, kernel="compiled").train(training.model.get(), EVERYBODY, 0)
+        assert len(codes) == number
+    assert lengths == {PLAIN.batches.batch_size}
+
+
+def test_without_a_compiler_it_goes_on_and_says_so_once(monkeypatch, caplog) -> None:
+    def no_compiler(function, **options):
+        def call(*arguments):
+            raise RuntimeError("No working C++ compiler found\nand a page of hints")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    training = reference(Residual, PLAIN)
+    params = training.model.get()
+    with caplog.at_level(logging.WARNING):
+        found = planned(training, kernel="compiled").train(params, EVERYBODY, 0)
+    assert (found - training.train(params, EVERYBODY, 0)).abs().max() < 1e-5
+    assert len(caplog.messages) == 1
+    assert "not compiled" in caplog.text and "C++ compiler" in caplog.text
+    assert "hints" not in caplog.text
+
+
+def test_what_the_function_itself_raises_is_raised(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+    def broken(value: torch.Tensor) -> torch.Tensor:
+        raise ValueError("the function's own error")
+
+    with pytest.raises(ValueError, match="own error"):
+        Compiled(broken)(torch.ones(1))
+    assert not caplog.messages

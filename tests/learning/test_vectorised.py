@@ -1,0 +1,431 @@
+"""Many clients in one program: the reference's updates, and the same bits in whatever chunk."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from lane_cases import (
+    COINS,
+    EPOCHS,
+    PLAIN,
+    PRIVATE,
+    SIDE,
+    SIZES,
+    TREE,
+    Held,
+    Residual,
+    cnn,
+    linear,
+    logistic,
+    mlp,
+    odd_cnn,
+    planned,
+    reference,
+)
+from torch import nn
+
+from codex_ray.data.dataset import Records
+from codex_ray.errors import DataError
+from codex_ray.learning.batches import ShuffledBatches
+from codex_ray.learning.clipped_sums import CHUNK
+from codex_ray.learning.jobs import ROWS, Job, Padded, rows_for
+from codex_ray.learning.lanes import Chunk, by_element
+from codex_ray.learning.mapped import Mapped
+from codex_ray.learning.plans import Plan
+from codex_ray.learning.stacks import Stack
+from codex_ray.learning.trainers import Sgd
+from codex_ray.learning.vectorised import VectorisedTraining
+
+pytestmark = pytest.mark.slow  # half a minute, for a trainer that no experiment can name yet
+
+STACKS = (logistic, linear, mlp, cnn, odd_cnn)
+TRAINERS = {"plain": PLAIN, "epochs": EPOCHS, "coins": COINS, "private": PRIVATE}
+EVERYBODY = range(len(SIZES))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A host has one; more would cut tensors up in other places."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def kernel(training: VectorisedTraining):
+    return training._kernel((1, SIDE, SIDE))
+
+
+@pytest.mark.parametrize("make", [*STACKS, Residual])
+@pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
+def test_updates_are_the_references(make, trainer) -> None:
+    training = reference(make, trainer)
+    vectorised = planned(training)
+    params = training.model.get()
+    expected = training.train(params, EVERYBODY, 3)
+    found = vectorised.train(params, EVERYBODY, 3)
+    assert (expected - found).abs().max() < 1e-5
+    assert expected.abs().max() > 0.01
+    if not (make is Residual and trainer is COINS):
+        assert kernel(vectorised) is not None
+
+
+@pytest.mark.parametrize("make", [*STACKS, Residual])
+@pytest.mark.parametrize("trainer", [PLAIN, EPOCHS, PRIVATE])
+def test_an_update_has_the_same_bits_in_every_chunk(make, trainer) -> None:
+    training = reference(make, trainer)
+    vectorised = planned(training, clients=4)
+    params = training.model.get()
+    whole = vectorised.train(params, EVERYBODY, 0)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(EVERYBODY)).tolist()
+        assert torch.equal(vectorised.train(params, order, 0), whole[order])
+    for client in EVERYBODY:
+        assert torch.equal(planned(training).train(params, [client], 0)[0], whole[client])
+
+
+@pytest.mark.parametrize("clients", [2, 3, 8])
+def test_a_short_chunk_has_the_bits_of_a_full_one(clients) -> None:
+    training = reference(mlp, PLAIN)
+    params = training.model.get()
+    whole = planned(training, clients=clients).train(params, EVERYBODY, 0)
+    for count in range(1, len(EVERYBODY)):
+        found = planned(training, clients=clients).train(params, EVERYBODY[:count], 0)
+        assert torch.equal(found, whole[:count])
+
+
+def test_what_an_earlier_chunk_left_behind_is_nothing_to_the_next() -> None:
+    """The spoiled client's chunk leaves infinite numbers in every room that is used again."""
+    training = reference(cnn, PLAIN, Held(spoiled=(0, 7)))
+    params = training.model.get() + 10.0  # so that the spoiled record overflows
+    fresh = {c: planned(training).train(params, [c], 0)[0] for c in (3, 4, 9)}
+    used = planned(training)
+    spoiled = used.train(params, [7, 0, 7, 0], 0)
+    assert not torch.isfinite(spoiled).all()
+    for client, expected in fresh.items():
+        assert torch.equal(used.train(params, [client], 0)[0], expected)
+
+
+def test_a_client_that_is_done_stays_as_it_was() -> None:
+    """Infinite weights would become no numbers, were they to go on with the longer chunk-mate."""
+    training = reference(linear, Sgd(learning_rate=1000.0), Held(spoiled=(3,)))
+    params = torch.zeros(training.dimension)
+    alone = planned(training).train(params, [3], 0)[0]
+    beside = planned(training).train(params, [6, 3], 0)[1]
+    assert torch.isinf(alone).any()
+    assert torch.equal(alone.isnan(), beside.isnan())
+    assert torch.equal(alone.nan_to_num(), beside.nan_to_num())
+
+
+def test_a_room_that_is_used_again_is_as_good_as_a_new_one() -> None:
+    rng = np.random.default_rng(0)
+
+    def job(place: int, lengths: tuple[int, ...]) -> Job:
+        records = Held(sizes=(20,)).client(0)
+        batches = [rng.permutation(20)[:n] for n in lengths]
+        return Job(place, place, records, batches, 8, TREE)
+
+    jobs = [job(0, (8, 3, 0, 8)), job(1, (8, 8)), job(2, (5,))]
+    new, used = (Padded.room(4, 6, 8, (1, SIDE, SIDE)) for _ in range(2))
+    used.features.fill_(torch.inf)
+    used.labels.fill_(2)
+    expected, found = Padded.of(jobs, new), Padded.of(jobs, used)
+    assert torch.equal(expected.features, found.features)
+    assert torch.equal(expected.labels, found.labels)
+    assert torch.equal(expected.there, found.there)
+    assert found.there.sum((1, 2)).tolist() == [19, 16, 5, 0]
+    assert not found.features[found.there == 0].any()
+
+
+@pytest.mark.parametrize("function", [torch.sigmoid, torch.tanh])
+def test_the_last_elements_are_computed_as_the_first_are(function) -> None:
+    values = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    whole = by_element(function, values)
+    for count in range(1, 200):
+        assert torch.equal(by_element(function, values[:count]), whole[:count])
+
+
+class Mixing(nn.Module):
+    """Looks at a record beside the others of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = linear()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images - images.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("trainer", [PLAIN, EPOCHS])
+def test_a_module_that_mixes_records_never_sees_padding(trainer, caplog) -> None:
+    training = reference(Mixing, trainer)
+    params = training.model.get()
+    found = planned(training).train(params, EVERYBODY, 0)
+    assert (found - training.train(params, EVERYBODY, 0)).abs().max() < 1e-5
+    assert not caplog.text
+
+
+def test_torch_func_gets_one_client_at_a_time_on_a_cpu() -> None:
+    """Where its lanes lie in memory is not ours to say, and their sums depend on it."""
+    kernel = Mapped(reference(Residual, PLAIN).model, clipped=False)
+    assert kernel.lanes(Plan(kernel="vectorised", clients=8)) == 1
+    assert kernel.lanes(Plan(kernel="vectorised", clients=8, device="meta")) == 8
+
+
+@pytest.mark.parametrize("make", [linear, Residual])
+def test_padding_is_never_counted(make) -> None:
+    """With parameters that are no numbers every row is lost, and only records count."""
+    training = reference(make, PRIVATE)
+    vectorised = planned(training)
+    params = torch.full_like(training.model.get(), torch.nan)
+    training.train(params, EVERYBODY, 0)
+    vectorised.train(params, EVERYBODY, 0)
+    counted = [vectorised.clipping(client) for client in EVERYBODY]
+    assert counted == [training.clipping(client) for client in EVERYBODY]
+    assert counted[0][0] == counted[0][2] > 0
+
+
+def test_a_record_without_a_finite_gradient_is_left_out_and_counted() -> None:
+    dataset = Held(spoiled=(0, 7))
+    training = reference(linear, PRIVATE, dataset)
+    vectorised = planned(training)
+    params = training.model.get() + 1.0  # so that the spoiled record's logits overflow
+    expected = training.train(params, EVERYBODY, 0)
+    found = vectorised.train(params, EVERYBODY, 0)
+    assert torch.isfinite(found).all()
+    assert (expected - found).abs().max() < 1e-5
+    counted = [vectorised.clipping(client) for client in EVERYBODY]
+    assert counted == [training.clipping(client) for client in EVERYBODY]
+    assert sum(lost for _, _, lost in counted) > 0
+    clean = planned(reference(linear, PRIVATE)).train(params, EVERYBODY, 0)
+    others = [client for client in EVERYBODY if client not in dataset.spoiled]
+    assert torch.equal(found[others], clean[others])
+
+
+@pytest.mark.parametrize("make", [linear, cnn, Residual])
+def test_clipping_is_counted_as_the_reference_counts_it(make) -> None:
+    training = reference(make, PRIVATE)
+    vectorised = planned(training)
+    training.train(training.model.get(), EVERYBODY, 1)
+    vectorised.train(training.model.get(), EVERYBODY, 1)
+    counted = [vectorised.clipping(client) for client in EVERYBODY]
+    assert counted == [training.clipping(client) for client in EVERYBODY]
+    assert sum(clipped for _, clipped, _ in counted) > 0
+
+
+def test_clients_without_records_stay_where_they_are() -> None:
+    training = reference(linear, PLAIN)
+    vectorised = planned(training)
+    params = training.model.get()
+    assert not vectorised.train(params, [1], 0).any()
+    assert vectorised.train(params, [], 0).shape == (0, training.dimension)
+    noise_alone = planned(reference(linear, PRIVATE)).train(params, [1], 0)
+    assert noise_alone.any()
+
+
+def test_more_records_than_a_chunk_of_the_reference() -> None:
+    training = reference(cnn, PRIVATE, Held(sizes=(5 * CHUNK, 2 * CHUNK)))
+    params = training.model.get()
+    expected = training.train(params, [0, 1], 0)
+    assert (planned(training).train(params, [0, 1], 0) - expected).abs().max() < 1e-5
+
+
+def test_rows_depend_on_the_client_alone() -> None:
+    batches = [np.arange(n) for n in (3, 9, 0)]
+    assert rows_for(PRIVATE.batches, batches) % ROWS == 0
+    assert 9 <= rows_for(PRIVATE.batches, batches) < 9 + ROWS
+    assert rows_for(PRIVATE.batches, []) == ROWS
+    assert rows_for(ShuffledBatches(batch_size=10), batches) == 10
+
+
+def test_the_rest_is_the_references() -> None:
+    training = reference(linear, PLAIN)
+    vectorised = planned(training)
+    params = training.model.get()
+    asked = {"train_loss"}
+    assert vectorised.tell(params, [0, 1, 2], asked) == training.tell(params, [0, 1, 2], asked)
+    assert vectorised.dimension == training.dimension
+    assert vectorised.clipping(0) == (0, 0, 0)
+
+
+def test_a_label_that_does_not_fit_is_refused() -> None:
+    training = reference(linear, PLAIN, Held(classes=9))
+    with pytest.raises(DataError, match="client 0: label"):
+        planned(training).train(training.model.get(), EVERYBODY, 0)
+
+
+class Counter(nn.Module):
+    """Keeps a number outside its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = linear()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen = self.seen + 1
+        return self.inner(images)
+
+
+def dropping() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 8), nn.Dropout(), nn.Linear(8, 3))
+
+
+def looking() -> nn.Module:
+    """Looks at its numbers, which no map over clients can do."""
+
+    class Looking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(images if images.sum() > -1e9 else -images)
+
+    return Looking()
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [(dropping, "random"), (looking, "data-dependent"), (Counter, "buffer 'seen'")],
+)
+def test_what_cannot_be_vectorised_falls_back_and_says_so_once(make, why, caplog) -> None:
+    training = reference(make, PLAIN)
+    vectorised = planned(training)
+    params = training.model.get()
+    with caplog.at_level(logging.WARNING):
+        first = vectorised.train(params, EVERYBODY, 0)
+        vectorised.train(params, EVERYBODY, 1)
+    assert torch.equal(first, training.train(params, EVERYBODY, 0))
+    assert len(caplog.messages) == 1
+    assert "one at a time" in caplog.messages[0] and why in caplog.messages[0]
+
+
+def test_another_engine_is_left_to_the_reference(caplog) -> None:
+    training = reference(linear, PRIVATE.model_copy(update={"engine": "opacus"}))
+    params = training.model.get()
+    found = planned(training).train(params, [0, 3], 0)
+    assert torch.equal(found, training.train(params, [0, 3], 0))
+    assert "trainer.engine is opacus" in caplog.text
+
+
+def test_the_reference_plan_says_nothing(caplog) -> None:
+    training = reference(linear, PLAIN)
+    params = training.model.get()
+    found = VectorisedTraining(training, Plan()).train(params, [0, 3], 0)
+    assert torch.equal(found, training.train(params, [0, 3], 0))
+    assert not caplog.text
+
+
+def test_only_the_read_part_of_an_image_is_computed() -> None:
+    stack = Stack.of(cnn(), (1, SIDE, SIDE))
+    assert stack is not None
+    made = [window.made for window in stack.windows if window is not None]
+    # 12 -> 10 -> 5 -> 4 -> 1, of which the last pool reads three rows and columns of four.
+    assert made == [(8, 8), (4, 4), (3, 3), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Linear(SIDE, 3), nn.Flatten(), nn.Linear(SIDE * 3, 3)),
+        nn.Sequential(nn.Conv2d(1, 4, 3, padding_mode="circular"), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 3), nn.Softplus()),
+        nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 4), nn.BatchNorm1d(4)),
+        Residual(),
+    ],
+)
+def test_other_modules_are_no_stacks(module) -> None:
+    assert Stack.of(module, (1, SIDE, SIDE)) is None
+
+
+@pytest.mark.parametrize("make", STACKS)
+def test_transposed_convolutions_by_patch_are_those_by_lane(make) -> None:
+    """A device other than a CPU adds patches up; here it is made to, on a CPU."""
+    stack = Stack.of(make(), (1, SIDE, SIDE)) if make is not odd_cnn else None
+    made = reference(make, PLAIN)
+    stack = stack or Stack.of(made.model.module, (1, SIDE, SIDE))
+    assert stack is not None
+    params, found = made.model.get(), []
+    features = torch.randn(3, 4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    for by_patch in (False, True):
+        steps = stack.steps(Chunk(3, 4, torch.device("cpu")))
+        for layer in steps._weighted:
+            if by_patch and hasattr(layer, "_by_lane"):
+                layer._by_lane = layer._by_patch
+        steps.load(params)
+        for _ in range(2):
+            labels = torch.ones((3, 4), dtype=torch.int64)
+            steps.descend(features, labels, torch.full((3, 4), 0.25), rate=0.5)
+        out = torch.empty((3, len(params)))
+        steps.store(out, params, slice(0, 3))
+        found.append(out)
+    assert (found[0] - found[1]).abs().max() < 1e-6
+    assert found[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [mlp, cnn, odd_cnn])
+def test_nothing_leaves_the_device(make) -> None:
+    """On the meta device every tensor that is made elsewhere is an error."""
+    training = reference(make, PLAIN)
+    found = planned(training, device="meta").train(training.model.get(), [0, 3, 4], 0)
+    assert found.device.type == "meta" and found.shape == (3, training.dimension)
+    stack = Stack.of(training.model.module, (1, SIDE, SIDE))
+    assert stack is not None
+    device = torch.device("meta")
+    steps = stack.steps(Chunk(2, 4, device))
+    features = torch.empty((2, 4, 1, SIDE, SIDE), device=device)
+    labels = torch.empty((2, 4), dtype=torch.int64, device=device)
+    there = torch.empty((2, 4), device=device)
+    counts = steps.descend_clipped(features, labels, there, rate=0.1, clip_norm=1.0)
+    assert {count.device.type for count in counts} == {"meta"}
+
+
+@pytest.mark.parametrize("trainer", [PLAIN, PRIVATE])
+@pytest.mark.parametrize("make", [linear, mlp, cnn, Residual])
+def test_bfloat16_is_near_and_keeps_float32_weights(make, trainer) -> None:
+    training = reference(make, trainer)
+    params = training.model.get()
+    exact = planned(training).train(params, EVERYBODY, 0)
+    vectorised = planned(training, precision="bfloat16")
+    found = vectorised.train(params, EVERYBODY, 0)
+    assert found.dtype == torch.float32
+    away = (exact - found).norm() / exact.norm()
+    assert 1e-6 < away < 0.05
+    alone = planned(training, precision="bfloat16").train(params, [4], 0)
+    assert torch.equal(alone[0], found[4])
+
+
+def learned(precision: str, seed: int) -> float:
+    """Test accuracy on two clouds of images after a few rounds of averaging."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 1, SIDE, SIDE))
+
+    def cloud(n: int, number: int) -> Records:
+        labels = np.arange(n) % 3
+        noise = np.random.default_rng(1000 * seed + number).normal(size=(n, 1, SIDE, SIDE))
+        return Records((0.25 * centres[labels] + noise).astype(np.float32), labels)
+
+    dataset = Held(sizes=(30,) * 8)
+    dataset.client = lambda client: cloud(30, client)  # type: ignore[method-assign]
+    training = reference(mlp, Sgd(learning_rate=0.5), dataset)
+    vectorised = planned(training, precision=precision)
+    params = training.model.get()
+    for round in range(6):
+        params = params + vectorised.train(params, range(8), round).mean(0)
+    training.model.set(params)
+    held_out = cloud(900, 99)
+    with torch.no_grad():
+        said = training.model.module(torch.from_numpy(held_out.features)).argmax(1).numpy()
+    return float((said == held_out.labels).mean())
+
+
+def test_bfloat16_learns_as_well_within_noise() -> None:
+    exact = np.array([learned("float32", seed) for seed in range(4)])
+    short = np.array([learned("bfloat16", seed) for seed in range(4)])
+    assert exact.mean() > 0.6
+    assert abs((exact - short).mean()) < 0.02
