@@ -68,18 +68,20 @@ def run(
         experiment, directory = plan(config, overrides or {}, given=given), None
     with _one_thread():
         assembled = assemble(experiment, given)
-        if directory is None:
-            path = Path(out) if out is not None else RunDirectory.next_under(RUNS, experiment.name)
-            directory = RunDirectory.create(path, config=to_yaml(experiment))
-            begin(assembled, directory)
-        with directory.locked():
-            if resume is not None:
-                directory.reopen(config=to_yaml(experiment))
-            for result in _rounds(assembled, directory):
-                if watch is not None:
-                    watch(result)
-            found = finish(assembled, directory)
-            write_report(directory, found)
+        with _session(experiment) as gpus:
+            if directory is None:
+                assembled = assembled.settled(gpus=gpus)
+                path = Path(out or RunDirectory.next_under(RUNS, experiment.name))
+                directory = RunDirectory.create(path, config=to_yaml(assembled.experiment))
+                begin(assembled, directory)
+            with directory.locked():
+                if resume is not None:
+                    directory.reopen(config=to_yaml(experiment))
+                for result in _rounds(assembled, directory):
+                    if watch is not None:
+                        watch(result)
+                found = finish(assembled, directory)
+                write_report(directory, found)
         return found
 
 
@@ -128,7 +130,8 @@ def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment
         raise RunDirectoryError(
             f"{path}: this run has ended: read its result.json, or add rounds with --set rounds=..."
         )
-    experiment = experiment_from(override(load_yaml(directory.config), overrides))
+    began_with = {"plan": "reference"} | load_yaml(directory.config)  # before there were plans
+    experiment = experiment_from(override(began_with, overrides))
     check_resumable(experiment)
     done = Checkpoints(directory.checkpoint).load().round
     planned = experiment_from(load_yaml(directory.config)).rounds
@@ -149,10 +152,22 @@ def _rounds(assembled: Assembled, directory: RunDirectory) -> Iterator[RoundResu
         yield None
         yield from rounds(assembled, directory, LocalTransport(assembled.host()))
         return
-    # Ray takes a third of a second to import, and a local run does not need it.
     from codex_ray.cluster.session import ray_rounds
 
     yield from ray_rounds(assembled.experiment, directory)
+
+
+@contextmanager
+def _session(experiment: Experiment) -> Iterator[float]:
+    """Ray, if the experiment wants it; the GPUs that its hosts can have, between them."""
+    if experiment.cluster.hosts == 0:
+        yield torch.cuda.device_count()
+        return
+    # Ray takes a third of a second to import, and a local run does not need it.
+    from codex_ray.cluster.session import cluster_gpus, ray_session
+
+    with ray_session(experiment.cluster.address):
+        yield cluster_gpus()
 
 
 @contextmanager

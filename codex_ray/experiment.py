@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +20,13 @@ from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.data.tables import CsvFiles
 from codex_ray.errors import ConfigError
 from codex_ray.federation.charges import Charge
-from codex_ray.federation.client import Host
+from codex_ray.federation.client import Host, LocalTrainer
 from codex_ray.federation.faults import FaultyTransport
 from codex_ray.federation.federation import Federation
 from codex_ray.federation.round import Round
 from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Transport
+from codex_ray.learning.asked_plan import AskedPlan, plan_of
 from codex_ray.learning.comparison import Baselines, Comparison
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
@@ -35,7 +37,9 @@ from codex_ray.learning.local_noise import (
     RandomisedResponse,
 )
 from codex_ray.learning.models import Linear, Mlp, Model, PythonModel, given_model
+from codex_ray.learning.plans import REFERENCE
 from codex_ray.learning.trainers import LocalTraining, Sgd, check_labels
+from codex_ray.learning.vectorised import VectorisedTraining
 from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
@@ -129,6 +133,11 @@ class Experiment(Component):
     trainer: Sgd | DpSgd | DistributedDpSgd = Field(
         discriminator="kind", description="How a client trains."
     )
+    plan: Annotated[
+        AskedPlan,
+        Field(description="How training is computed; no plan changes more than the last bits."),
+        BeforeValidator(plan_of, json_schema_input_type=str | AskedPlan),
+    ] = AskedPlan()
     federation: Federation = Field(default=Federation(), description="What happens to updates.")
     evaluate_every: int = Field(default=1, ge=1, description="Rounds between two evaluations.")
     compare: Comparison | None = Field(
@@ -183,9 +192,7 @@ class Assembled:
         """A host that can carry any of the clients; it folds what is only ever added up."""
         experiment = self.experiment
         return Host(
-            trainer=LocalTraining(
-                experiment.trainer, self.model, self.dataset, self.randomness.secret
-            ),
+            trainer=self.training(),
             mechanism=experiment.federation.mechanism,
             protocol=experiment.federation.protocol_for(self.dataset.population),
             codec=self.codec,
@@ -194,6 +201,30 @@ class Assembled:
             debug=experiment.debug,
             fold=fold,
         )
+
+    def training(self) -> LocalTrainer:
+        """What a host trains its clients by: the reference, as long as the plan is not settled."""
+        plan = self.experiment.plan.plan
+        reference = self._reference
+        return reference if plan == REFERENCE else VectorisedTraining(reference, plan)
+
+    @property
+    def _reference(self) -> LocalTraining:
+        return LocalTraining(
+            self.experiment.trainer, self.model, self.dataset, self.randomness.secret
+        )
+
+    def settled(self, *, gpus: float) -> Assembled:
+        """The same with the plan chosen that every host, and a run that is resumed, goes by.
+
+        Args:
+            gpus: that the hosts have.
+        """
+        experiment = self.experiment
+        cohort = experiment.federation.sampler.expected(self.dataset.population)
+        updates = math.ceil(experiment.rounds * cohort / max(1, experiment.cluster.hosts))
+        plan = experiment.plan.settled(self._reference, updates=updates, gpus=gpus)
+        return replace(self, experiment=experiment.model_copy(update={"plan": plan}))
 
     def round(self, transport: Transport) -> Round:
         """The server's side of every round, over `transport` with the scenario's dropouts."""
@@ -270,6 +301,7 @@ class Assembled:
             optimiser=self.experiment.federation.algorithm.init(len(self.initial)),
             ledgers=[charge.ledger(self.ledger_delta) for charge in self.charges],
             mechanism=self.experiment.federation.mechanism.init(),
+            plan=str(self.experiment.plan.plan),
         )
 
     def evaluate(self, params: torch.Tensor) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 from codex_ray.certifying.issue import extrapolated, issue
 from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
+from codex_ray.errors import ConfigError
 from codex_ray.experiment import Assembled
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import RoundResult, ServerState
@@ -63,8 +64,17 @@ def _state(assembled: Assembled, directory: RunDirectory) -> ServerState:
     """The state of the last checkpoint.
 
     A run that is given more rounds has to set more of delta aside, for all of them.
+
+    Raises:
+        ConfigError: the plan in config.yaml is not the one that the run began with.
     """
     state = Checkpoints(directory.checkpoint).load()
+    plan = str(assembled.experiment.plan.plan)
+    if state.plan not in ("", plan):
+        raise ConfigError(
+            f"plan: {directory.config} says {plan}, but the run began with {state.plan}, and goes "
+            "on by no other: put it back"
+        )
     delta = assembled.ledger_delta
     state.ledgers = [replace(ledger, delta=delta) for ledger in state.ledgers]
     return state

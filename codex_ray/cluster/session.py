@@ -53,6 +53,11 @@ def ray_session(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def cluster_gpus() -> float:
+    """How many GPUs the cluster has."""
+    return float(ray.cluster_resources().get("GPU", 0.0))
+
+
 def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[RoundResult | None]:
     """Each round's result from a coordinator actor; first None, when every host is ready.
 

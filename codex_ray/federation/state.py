@@ -101,6 +101,7 @@ class ServerState:
         optimiser: the algorithm's state [d], float64.
         mechanism: the mechanism's state, which is public.
         ledgers: one for each unit that a claim is made for.
+        plan: by which the clients are trained, in one line.
         totals: added up over the rounds so far.
         last: the round before, as it was before it was evaluated: a run that was killed between
             persisting a round and telling of it tells of it when it is resumed.
@@ -112,6 +113,7 @@ class ServerState:
     optimiser: torch.Tensor
     ledgers: list[Ledger]
     mechanism: State = ()
+    plan: str = ""
     totals: Totals = field(default_factory=Totals)
     last: RoundResult | None = None
 

@@ -36,6 +36,7 @@ class Checkpoints:
             "round": state.round,
             "ledgers": [ledger.to_json() for ledger in state.ledgers],
             "mechanism": list(state.mechanism),
+            "plan": state.plan,
             "totals": state.totals.to_json(),
             "last": state.last.to_json() if state.last is not None else None,
         }
@@ -76,6 +77,7 @@ def _read(file: Path) -> ServerState:
             optimiser=tensors["optimiser"].to(torch.float64),
             ledgers=[Ledger.from_json(data) for data in about["ledgers"]],
             mechanism=tuple(float(number) for number in about.get("mechanism", ())),
+            plan=about.get("plan", ""),
             totals=Totals.from_json(about["totals"]),
             last=RoundResult(**about["last"]) if about["last"] is not None else None,
         )

@@ -1,0 +1,54 @@
+"""The command line: `codex-ray run | sweep | account | audit | keys | bench | schema`.
+
+One file for each command. What a command needs is imported when it runs, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from codex_ray import __version__
+from codex_ray.cli.account import add_account
+from codex_ray.cli.audit import add_audit
+from codex_ray.cli.bench import add_bench
+from codex_ray.cli.keys import add_keys
+from codex_ray.cli.options import BAD_INPUT, INTERRUPTED
+from codex_ray.cli.run import add_run
+from codex_ray.cli.schema import add_schema
+from codex_ray.cli.sweep import add_sweep
+from codex_ray.errors import CodexRayError, InputError
+
+COMMANDS = (add_run, add_sweep, add_account, add_keys, add_audit, add_bench, add_schema)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status of one command: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except InputError as error:
+        print(f"codex-ray: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except (CodexRayError, OSError) as error:
+        print(f"codex-ray: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("codex-ray: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codex-ray", description="Private federated learning, simulated at scale on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"codex-ray {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    return parser

@@ -1,0 +1,121 @@
+"""`codex-ray run`: an experiment from its YAML to its result, or one that goes on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codex_ray.cli.options import INTERRUPTED, add_set
+from codex_ray.errors import ConfigError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from codex_ray.cli.options import Commands
+    from codex_ray.federation.state import RoundResult
+    from codex_ray.records.run_directory import RunDirectory
+
+
+def add_run(commands: Commands) -> None:
+    """The command and its options."""
+    run = commands.add_parser("run", help="run an experiment, or resume one")
+    run.add_argument("file", nargs="?", help="the experiment's YAML")
+    run.add_argument(
+        "--out", metavar="DIR", help="run directory (default: runs/NAME-001, -002, ...)"
+    )
+    run.add_argument("--resume", metavar="DIR", help="go on with an interrupted run")
+    add_set(run)
+    run.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from codex_ray.api import RUNS, open_run, plan, run
+    from codex_ray.certifying.terms import delta_warnings
+    from codex_ray.config import parse_overrides
+    from codex_ray.records.console import Progressing
+    from codex_ray.records.run_directory import RunDirectory
+
+    overrides = parse_overrides(arguments.set)
+    console = Console(markup=False)
+    if arguments.resume is not None:
+        if arguments.file is not None or arguments.out is not None:
+            raise ConfigError(
+                "--resume: the run has its own file and directory: give neither FILE nor --out"
+            )
+        experiment, directory = open_run(arguments.resume, overrides)
+        done = sum(1 for _ in directory.rounds.open("rb")) if directory.rounds.exists() else 0
+        out = directory.path
+    else:
+        experiment = plan(arguments.file, overrides)
+        out = Path(arguments.out or RunDirectory.next_under(RUNS, experiment.name))
+        done = 0
+    where = f"{experiment.cluster.hosts} Ray hosts" if experiment.cluster.hosts else "this process"
+    progress = Progressing(console, done=done, rounds=experiment.rounds)
+
+    def watch(result: RoundResult | None) -> None:
+        if result is None:
+            progress.ready()
+        else:
+            progress.round(result)
+
+    console.print(f"{experiment.name}: {experiment.rounds} rounds in {where}, into {out}")
+    for warning in delta_warnings(experiment):
+        console.print(f"warning: {warning}", highlight=False)
+    try:
+        with progress.shown():
+            if arguments.resume is not None:
+                result = run(None, overrides, resume=out, watch=watch)
+            else:
+                result = run(experiment, out=out, watch=watch)
+    except KeyboardInterrupt:
+        if not (out / "config.yaml").exists():
+            raise
+        print(
+            "\ncodex-ray: interrupted; the last round is in a checkpoint: codex-ray run --resume "
+            f"{out}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    _show(console, result.directory)
+    return 0
+
+
+def _show(console: object, directory: str) -> None:
+    """The closing tables, and where everything is."""
+    from rich.console import Console
+
+    from codex_ray.records.console import client_table, closing_table, facts, verdict
+    from codex_ray.records.result import RunResult
+    from codex_ray.records.run_directory import RunDirectory
+
+    assert isinstance(console, Console)
+    result, files = RunResult.read(directory), RunDirectory(Path(directory))
+    console.print()
+    console.print(closing_table(result))
+    console.print(f"\n{verdict(result)}", soft_wrap=True, highlight=False)
+    per_client = client_table(result)
+    if per_client is not None:
+        console.print()
+        console.print(per_client)
+    console.print()
+    for name, value in [
+        *facts(result),
+        ("certificate", _certificate(files)),
+        ("run directory", str(files.path)),
+        ("report", f"{files.report} (picture: {files.picture.name})"),
+        ("TensorBoard", f"tensorboard --logdir {files.tensorboard}"),
+    ]:
+        console.print(f"{name:<24}{value}", soft_wrap=True, highlight=False)
+
+
+def _certificate(files: RunDirectory) -> str:
+    """What became of a finished run's certificate, in a line."""
+    from codex_ray.records.certificate import page_of, read_document
+
+    try:
+        document = read_document(files)
+    except RunDirectoryError as error:
+        return str(error)
+    return document.refused or f"{page_of(files)}, {document.signed_in_words}"
