@@ -219,8 +219,16 @@ class Assembled:
 
         Args:
             gpus: that the hosts have.
+
+        Raises:
+            ConfigError: the plan's device is not there.
         """
         experiment = self.experiment
+        if experiment.cluster.hosts and experiment.plan.device.startswith("cuda:"):
+            raise ConfigError(
+                f"plan.device is {experiment.plan.device}, but Ray hosts get their GPUs from Ray: "
+                "set it to cuda"
+            )
         cohort = experiment.federation.sampler.expected(self.dataset.population)
         updates = math.ceil(experiment.rounds * cohort / max(1, experiment.cluster.hosts))
         plan = experiment.plan.settled(self._reference, updates=updates, gpus=gpus)

@@ -48,22 +48,31 @@ Coordinator = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Coordin
 
 
 def start_hosts(experiment: Experiment, paths: list[str]) -> list[object]:
-    """The host actors of the experiment, sharing the cluster's CPUs evenly.
+    """The host actors of the experiment, sharing the cluster's CPUs evenly, and GPUs by its plan.
 
     Raises:
-        ClusterError: the cluster has no CPU at all.
+        ClusterError: the cluster has no CPU at all, or no GPU for a plan that trains on one.
     """
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    if cpus <= 0:
+    have, hosts = ray.cluster_resources(), experiment.cluster.hosts
+    shares = {"num_cpus": share_of(have.get("CPU", 0.0), hosts)}
+    if not shares["num_cpus"]:
         raise ClusterError(
             "the cluster has no CPU for hosts: start it with --num-cpus or add nodes"
         )
-    share = min(1.0, int(100 * cpus / experiment.cluster.hosts) / 100)
+    if experiment.plan.plan.on_gpu:
+        shares["num_gpus"] = share_of(have.get("GPU", 0.0), hosts)
+        if not shares["num_gpus"]:
+            raise ClusterError(
+                f"plan.device is {experiment.plan.device}, but the cluster has no GPU: add a node "
+                "that has one, or start a new run with plan.device cpu"
+            )
     spec = json.dumps(resolved(experiment))
-    return [
-        HostActor.options(num_cpus=share).remote(spec, paths)
-        for _ in range(experiment.cluster.hosts)
-    ]
+    return [HostActor.options(**shares).remote(spec, paths) for _ in range(hosts)]
+
+
+def share_of(total: float, hosts: int) -> float:
+    """What each of so many hosts gets of something, in hundredths; one at the most."""
+    return min(1.0, int(100 * total / hosts) / 100)
 
 
 def read_round(line: str) -> RoundResult:

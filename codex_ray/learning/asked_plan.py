@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
 
 from codex_ray.errors import ConfigError
@@ -79,7 +78,7 @@ class AskedPlan(Component):
             ConfigError: the plan names a GPU, and there is none.
         """
         device = self._device("cuda" if gpus else "cpu")
-        if torch.device(device).type == "cuda" and not gpus:
+        if self._as("vectorised", 1, device).on_gpu and not gpus:
             raise ConfigError(f"plan.device is {device}, but there is no GPU: set it to auto")
         if self.kernel == "auto":
             found = Autotune(training, updates, device, self.precision).plan()

@@ -48,9 +48,19 @@ class Plan(Component):
         return self
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether clients are trained on a GPU."""
+        return torch.device(self.device).type == "cuda"
+
+    @property
     def product(self) -> torch.dtype:
         """The type in which matrices are multiplied."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+def best_device() -> str:
+    """`cuda` where torch can reach a GPU, else `cpu`: what `auto` means, in this process."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 REFERENCE = Plan()
