@@ -4,6 +4,8 @@
 # make test-all     the tests, with the slow ones
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that have the tests among them: one a core, but each takes a gigabyte.
+WORKERS ?= logical --maxprocesses 8
 
 .PHONY: quickstart test test-all check setup clean
 
@@ -11,8 +13,9 @@ quickstart: .venv/.installed
 	$(BIN)/codex-ray run experiments/quickstart.yaml
 
 test: .venv/.installed-dev
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n $(WORKERS) -m "not slow and not gpu"
 
+# In one process: some of the slow tests measure.
 test-all: .venv/.installed-dev
 	$(BIN)/pytest
 

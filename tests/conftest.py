@@ -1,33 +1,64 @@
-"""What every test shares: a closed Ray, no data unless it is named, and two small experiments."""
+"""What every test shares: a closed Ray, no data unless it is named, and small experiments."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Ray reads these when it is imported; nothing is written to the home directory.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Hosts would stand back behind the tests of other processes, until their deadlines pass.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# One thread a process: tests take the other cores, and numbers do not depend on how many there are.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+from spreading import rank_of, scheduler_of, shares_tests
+
+import codex_ray
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
+    from codex_ray.records.result import RunResult
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects tests of real data when no folder of it is named."""
+    """Deselects tests of real data when no folder of it is named; what takes longest goes first."""
+    if shares_tests(config):
+        items.sort(key=lambda item: rank_of(item.nodeid))
     if os.environ.get("CODEX_RAY_DATA"):
         return
     left_out = [item for item in items if item.get_closest_marker("data")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Where several processes share the tests, how they do."""
+    return scheduler_of(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def untimed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What was timed on this machine before is not known here, and what is timed is not kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CODEX_RAY_CACHE", str(tmp_path_factory.mktemp("timed")))
+        yield
 
 
 @pytest.fixture
@@ -116,6 +147,22 @@ def shared(silos: dict[str, Any]) -> dict[str, Any]:
         "dropouts": {"after_shares": 0.1, "after_masked_input": 0.05},
     }
     return silos | {"trainer": trainer, "federation": federation}
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[dict[str, Any]], RunResult]:
+    """The run of an experiment, made once a file, for tests that only read what it left."""
+    made: dict[str, RunResult] = {}
+
+    def run(config: dict[str, Any]) -> RunResult:
+        key = json.dumps(config)
+        if key not in made:
+            made[key] = codex_ray.run(config, out=tmp_path_factory.mktemp("finished") / "run")
+        return made[key]
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -231,10 +231,13 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(file, tmp_path) -> No
     """A real interrupt of a real process, as soon as its second round is in the journal."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "codex_ray.cli", "run", str(file), "--out", str(out)]
+    # Whoever was started in the background ignores Ctrl-C, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "--set", "rounds=100000", "--set", "budget.epsilon=1e9"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     journal = out / "rounds.jsonl"
     while process.poll() is None and (
         not journal.exists() or journal.read_bytes().count(b"\n") < 2

@@ -7,9 +7,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from broken_builds import NoClip, QuarterNoise, sum_of
 from scipy.optimize import brentq
+from small_sums import sum_of
 
+from codex_ray.assurance.broken_builds import NoClip, QuarterNoise
 from codex_ray.assurance.canary_clients import (
     CanaryClients,
     CanaryTraining,

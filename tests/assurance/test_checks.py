@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from broken_builds import shared_noise
+from small_sums import shared_noise
 
 from codex_ray.assurance.checks import RARE, check_poisson, check_streams, check_variance
 from codex_ray.assurance.verdict import Verdict

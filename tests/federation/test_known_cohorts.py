@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,9 +40,9 @@ def of_one_size(devices: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_each_client_pays_for_its_turns_alone(taking_turns, tmp_path) -> None:
-    result = codex_ray.run(taking_turns, out=tmp_path / "run")
-    found = verify(tmp_path / "run")
+def test_each_client_pays_for_its_turns_alone(taking_turns, finished) -> None:
+    result = finished(taking_turns)
+    found = verify(Path(result.directory))
     assert found.status == 2 and found.differences == ()
     certificate = found.document.certificate
     (claim,) = certificate.claims
@@ -95,15 +96,14 @@ def test_without_a_seed_a_resumed_run_begins_its_noise_anew(taking_turns, tmp_pa
     assert verify(tmp_path / "run").differences == ()
 
 
-def test_noise_for_so_many_rounds_is_not_stretched_over_more(taking_turns, tmp_path) -> None:
-    codex_ray.run(taking_turns, out=tmp_path / "run")
+def test_noise_for_so_many_rounds_is_not_stretched_over_more(taking_turns, finished) -> None:
     with pytest.raises(ConfigError, match="is made for 9 rounds"):
-        codex_ray.run(None, {"rounds": 12}, resume=tmp_path / "run")
+        codex_ray.run(None, {"rounds": 12}, resume=finished(taking_turns).directory)
 
 
-def test_a_client_that_came_again_too_soon_costs_the_certificate(taking_turns, tmp_path) -> None:
-    codex_ray.run(taking_turns, out=tmp_path / "run")
-    lines = [json.loads(text) for text in (tmp_path / "run" / "rounds.jsonl").open()]
+def test_a_client_that_came_again_too_soon_costs_the_certificate(taking_turns, finished) -> None:
+    journal = Path(finished(taking_turns).directory, "rounds.jsonl")
+    lines = [json.loads(text) for text in journal.open()]
     terms = Terms.of(assemble(experiment_from(taking_turns)))
     (charge,) = terms.charges
     assert not agreed_sampling(terms, charge, [charge.event(None)], lines=lines).credited

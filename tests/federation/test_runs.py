@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ def lines(result: RunResult) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside", "shared"])
-def test_every_protocol_gives_the_same_model(experiment, request, tmp_path) -> None:
+def test_every_protocol_gives_the_same_model(experiment, request, finished, tmp_path) -> None:
     config = request.getfixturevalue(experiment)
     kinds = ["ideal", "secagg", "secagg_plus"] + ["clear"] * (
         experiment not in ("inside", "shared")
     )
+    own = config["federation"]["protocol"]["kind"]
     results = {
         kind: codex_ray.run(config, {"federation.protocol.kind": kind}, out=tmp_path / kind)
+        if kind != own
+        else finished(config)
         for kind in kinds
     }
     assert len({r.model_sha256 for r in results.values()}) == 1
@@ -50,6 +54,11 @@ def test_every_protocol_gives_the_same_model(experiment, request, tmp_path) -> N
     assert results["secagg"].masks_recovered > 0
     plain = [results[kind] for kind in kinds if kind in ("ideal", "clear")]
     assert all(result.masks_recovered == 0 for result in plain)
+
+
+def copy_of(result: RunResult, where: Path) -> Path:
+    """The directory of a finished run, to go on from."""
+    return Path(shutil.copytree(result.directory, where / "copy"))
 
 
 class Interrupted(Exception):  # noqa: N818  # the test's own Ctrl-C
@@ -66,9 +75,11 @@ def interrupt_after(rounds: int):
 
 @pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside", "shared"])
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_resumed_run_is_the_uninterrupted_one(experiment, after, request, tmp_path) -> None:
+def test_a_resumed_run_is_the_uninterrupted_one(
+    experiment, after, request, finished, tmp_path
+) -> None:
     config = request.getfixturevalue(experiment)
-    whole = codex_ray.run(config, out=tmp_path / "whole")
+    whole = finished(config)
     with pytest.raises(Interrupted):
         codex_ray.run(config, out=tmp_path / "cut", watch=interrupt_after(after))
     assert not (tmp_path / "cut" / "result.json").exists()
@@ -77,23 +88,27 @@ def test_a_resumed_run_is_the_uninterrupted_one(experiment, after, request, tmp_
     assert resumed.model_dump(exclude=same) == whole.model_dump(exclude=same)
     assert lines(resumed) == lines(whole)
     for name in ("model.safetensors", "privacy.json", "config.yaml"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "cut" / name).read_bytes() == Path(whole.directory, name).read_bytes()
 
 
-def test_a_run_resumes_from_before_its_first_round(silos, tmp_path) -> None:
+def test_a_run_resumes_from_before_its_first_round(silos, finished, tmp_path) -> None:
     def at_once(result: RoundResult | None) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
         codex_ray.run(silos, out=tmp_path / "cut", watch=at_once)
-    whole = codex_ray.run(silos, out=tmp_path / "whole")
-    assert codex_ray.run(resume=tmp_path / "cut").model_sha256 == whole.model_sha256
+    resumed = codex_ray.run(resume=tmp_path / "cut")
+    assert resumed.model_sha256 == finished(silos).model_sha256
 
 
-def test_another_seed_gives_another_model(silos, tmp_path) -> None:
-    one = codex_ray.run(silos, out=tmp_path / "1")
+def test_another_seed_gives_another_model(silos, finished, tmp_path) -> None:
     other = codex_ray.run(silos, {"seed": 2}, out=tmp_path / "2")
-    assert one.model_sha256 != other.model_sha256
+    assert finished(silos).model_sha256 != other.model_sha256
+
+
+def test_the_same_seed_gives_the_same_model(silos, finished, tmp_path) -> None:
+    again = codex_ray.run(silos, out=tmp_path / "again")
+    assert finished(silos).model_sha256 == again.model_sha256
 
 
 def test_an_unseeded_run_never_repeats_and_says_so(silos, tmp_path) -> None:
@@ -110,15 +125,15 @@ def test_an_unseeded_run_can_be_resumed(silos, tmp_path) -> None:
     assert codex_ray.run(resume=tmp_path / "cut").rounds == 3
 
 
-def test_a_seeded_run_says_that_it_is_a_simulation(silos, tmp_path) -> None:
-    result = codex_ray.run(silos, out=tmp_path / "run")
+def test_a_seeded_run_says_that_it_is_a_simulation(silos, finished) -> None:
+    result = finished(silos)
     assert result.randomness.startswith("SIMULATION")
     assert all(s["assumptions"][0].startswith("SIMULATION") for s in result.privacy)
 
 
-def test_the_result_holds_what_was_promised(silos, tmp_path) -> None:
-    codex_ray.run(silos, out=tmp_path / "run")
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+def test_the_result_holds_what_was_promised(silos, finished) -> None:
+    directory = Path(finished(silos).directory)
+    result = json.loads((directory / "result.json").read_text())
     promised = {
         "rounds", "seconds", "metrics", "privacy", "protocol", "clients", "dropped_total",
         "masks_recovered", "bytes_up_per_client", "model_sha256", "seed",
@@ -129,19 +144,19 @@ def test_the_result_holds_what_was_promised(silos, tmp_path) -> None:
         "unit", "epsilon", "delta", "accountant", "neighbouring_relation", "sampling",
     } <= spend.keys()  # fmt: skip
     assert len(result["privacy"]) == result["clients"] == 6
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+    assert {p.name for p in directory.iterdir()} == {
         "config.yaml", "rounds.jsonl", "result.json", "privacy.json", "privacy.md",
         "model.safetensors", "tensorboard", "checkpoint", "report.html", "report.png",
     }  # fmt: skip
 
 
-def test_a_client_pays_for_the_rounds_that_its_summand_was_in(silos, tmp_path) -> None:
+def test_a_client_pays_for_the_rounds_that_its_summand_was_in(silos, finished) -> None:
     """Against a recount from the drawn dropouts, which knows nothing of the ledger."""
     from codex_ray.config import experiment_from
     from codex_ray.experiment import assemble
     from codex_ray.types import Stage
 
-    result = codex_ray.run(silos, out=tmp_path / "run")
+    result = finished(silos)
     assembled = assemble(experiment_from(silos))
     dropouts = assembled.experiment.federation.dropouts
     event = assembled.experiment.trainer.event().event
@@ -204,30 +219,31 @@ def test_empty_cohorts_are_rounds_like_any_other(devices, tmp_path) -> None:
     assert result.rounds_aborted == 0 and result.privacy[0]["releases"] == 10
 
 
-def test_an_output_directory_that_holds_a_run_is_left_alone(silos, tmp_path) -> None:
-    codex_ray.run(silos, out=tmp_path / "run")
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+def test_an_output_directory_that_holds_a_run_is_left_alone(silos, finished, tmp_path) -> None:
+    run = copy_of(finished(silos), tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     with pytest.raises(RunDirectoryError, match="holds another run"):
-        codex_ray.run(silos, out=tmp_path / "run")
+        codex_ray.run(silos, out=run)
     with pytest.raises(RunDirectoryError, match="has ended"):
-        codex_ray.run(resume=tmp_path / "run")
-    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+        codex_ray.run(resume=run)
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
 
 
-def test_a_finished_run_can_be_given_more_rounds(silos, tmp_path) -> None:
-    codex_ray.run(silos, out=tmp_path / "run")
-    more = codex_ray.run(None, {"rounds": 5}, resume=tmp_path / "run")
+def test_a_finished_run_can_be_given_more_rounds(silos, finished, tmp_path) -> None:
+    more = codex_ray.run(None, {"rounds": 5}, resume=copy_of(finished(silos), tmp_path))
     whole = codex_ray.run(silos, {"rounds": 5}, out=tmp_path / "whole")
     assert more.model_sha256 == whole.model_sha256 and more.rounds == 5
 
 
-def test_more_rounds_leave_less_of_delta_and_the_certificate_says_so(devices, tmp_path) -> None:
+def test_more_rounds_leave_less_of_delta_and_the_certificate_says_so(
+    devices, finished, tmp_path
+) -> None:
     """The chance of a cohort too small grows with the rounds, and is taken off delta for all."""
-    codex_ray.run(devices, out=tmp_path / "run")
-    more = codex_ray.run(None, {"rounds": 5}, resume=tmp_path / "run")
+    run = copy_of(finished(devices), tmp_path)
+    more = codex_ray.run(None, {"rounds": 5}, resume=run)
     whole = codex_ray.run(devices, {"rounds": 5}, out=tmp_path / "whole")
     assert more.model_sha256 == whole.model_sha256 and more.epsilon == whole.epsilon
-    assert verify(tmp_path / "run").differences == ()
+    assert verify(run).differences == ()
 
 
 def test_a_resumed_run_keeps_its_configuration(silos, tmp_path) -> None:
@@ -237,8 +253,8 @@ def test_a_resumed_run_keeps_its_configuration(silos, tmp_path) -> None:
         codex_ray.run(None, {"trainer.clip_norm": 2}, resume=tmp_path / "cut")
 
 
-def test_debug_figures_are_marked_and_absent_by_default(silos, tmp_path) -> None:
-    quiet = codex_ray.run(silos, out=tmp_path / "quiet")
+def test_debug_figures_are_marked_and_absent_by_default(silos, finished, tmp_path) -> None:
+    quiet = finished(silos)
     assert all(line["debug"] == {} for line in lines(quiet))
     loud = codex_ray.run(silos, {"debug": True}, out=tmp_path / "loud")
     assert all(line["debug"]["update_norm"] > 0 for line in lines(loud))
@@ -280,9 +296,9 @@ def overflowing() -> torch.nn.Module:
     return Overflowing(3, 1)
 
 
-def test_where_cohorts_are_hidden_nothing_tells_who_took_part(devices, tmp_path) -> None:
+def test_where_cohorts_are_hidden_nothing_tells_who_took_part(devices, finished, tmp_path) -> None:
     """Bytes or releases by client would: they count the rounds that each was in."""
-    result = codex_ray.run(devices, out=tmp_path / "run")
+    result = finished(devices)
     assert result.bytes_up == {} and result.bytes_up_per_client > 0
     both = {
         "trainer": {
@@ -330,19 +346,20 @@ def test_two_processes_cannot_run_one_directory(silos, tmp_path) -> None:
     codex_ray.run(silos, out=tmp_path / "run", watch=meanwhile)
 
 
-@pytest.mark.parametrize("few", [(), (3,), (3, 5)])
 def test_a_cohort_too_small_for_a_secure_sum_is_a_round_of_noise(
-    few, devices, tmp_path, monkeypatch
+    devices, tmp_path, monkeypatch
 ) -> None:
     """It is not drawn again, and its round is not missing: both would show who was there."""
-    found = []
-    for name, cohort in (("few", few), ("nobody", ())):
+    models = set()
+    for cohort in ((), (3,), (3, 5)):
         monkeypatch.setattr(PoissonCohorts, "sample", lambda *_, cohort=cohort, **__: cohort)
-        found.append(codex_ray.run(devices | {"rounds": 1}, out=tmp_path / name))
-    (line,) = lines(found[0])
-    assert line["aborted"] is None and line["cohort"] == len(few) and line["survivors"] == 0
-    assert found[0].privacy[0]["releases"] == 1
-    assert found[0].model_sha256 == found[1].model_sha256  # Only the noise has moved it.
+        result = codex_ray.run(devices | {"rounds": 1}, out=tmp_path / str(len(cohort)))
+        (line,) = lines(result)
+        assert line["aborted"] is None
+        assert line["cohort"] == len(cohort) and line["survivors"] == 0
+        assert result.privacy[0]["releases"] == 1
+        models.add(result.model_sha256)
+    assert len(models) == 1  # Only the noise has moved it.
 
 
 def test_without_a_claim_such_a_cohort_has_no_sum(devices, tmp_path, monkeypatch) -> None:
@@ -375,8 +392,8 @@ def test_a_client_with_an_identity_of_no_use_is_not_admitted(
     assert line["survivors"] == 6 - lost
 
 
-def test_how_rarely_a_noised_sum_wraps_is_printed(inside, silos, tmp_path) -> None:
-    noised = codex_ray.run(inside | {"rounds": 1}, out=tmp_path / "inside")
+def test_how_rarely_a_noised_sum_wraps_is_printed(inside, silos, finished) -> None:
+    noised = finished(inside)
     assert 0 < noised.wrap_probability < 0.01
     assert dict(facts(noised))["wraps around"].startswith(f"{noised.wrap_probability:.1e} ")
-    assert "wraps around" not in dict(facts(codex_ray.run(silos, out=tmp_path / "silos")))
+    assert "wraps around" not in dict(facts(finished(silos)))

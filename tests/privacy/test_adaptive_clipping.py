@@ -90,8 +90,7 @@ def test_one_client_more_moves_the_centred_count_by_half(bit) -> None:
     assert moved == pytest.approx(adaptive_clipping.BIT_SENSITIVITY * (1 if bit else -1))
 
 
-@pytest.mark.parametrize("quantile", [0.2, 0.5, 0.8])
-@pytest.mark.parametrize("initial", [0.01, 100.0])
+@pytest.mark.parametrize(("quantile", "initial"), [(0.2, 0.01), (0.8, 0.01), (0.5, 100.0)])
 def test_the_clip_norm_finds_the_quantile(quantile, initial) -> None:
     mechanism = AdaptiveGaussian(
         noise_multiplier=0.1,
@@ -100,12 +99,12 @@ def test_the_clip_norm_finds_the_quantile(quantile, initial) -> None:
         count_noise=1.0,
         learning_rate=1.2,
     )
-    norms = np.exp(np.random.default_rng(3).normal(size=120)).astype(np.float32)
+    norms = np.exp(np.random.default_rng(3).normal(size=80)).astype(np.float32)
     updates, state, seen = updates_of_norms(norms), mechanism.init(), []
-    for round_ in range(60):
+    for round_ in range(36):
         state = one_round(mechanism, updates, state, round=round_).state
         seen.append(state[0])
-    settled = np.exp(np.mean(np.log(seen[40:])))
+    settled = np.exp(np.mean(np.log(seen[22:])))
     assert settled == pytest.approx(np.quantile(norms, quantile), rel=0.1)
 
 

@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
-from unittest import mock
 
 import numpy as np
-from secagg_replay import Transcript, _Dice, a_fixed_identity, a_fixed_secret
+from secagg_replay import Transcript, _Dice, a_fixed_identity, a_fixed_secret, drawing_from
 
-from codex_ray.secagg import lattice, one_shot_client, one_shot_server, packed_shamir
 from codex_ray.secagg.committee import CommitteePlan
-from codex_ray.secagg.identity import Enrolment, Membership
+from codex_ray.secagg.identity import Membership
 from codex_ray.secagg.one_shot_client import OneShotClient
 from codex_ray.secagg.one_shot_server import run_one_shot
 from codex_ray.types import ClientId, SessionContext, Stage, word_type
 from codex_ray.wire import read_frame
 
-DRAWING = (lattice, one_shot_client, one_shot_server, packed_shamir)
-"""The modules that draw secrets."""
-
-
-@contextmanager
-def drawing_from(source: Callable[[int], bytes]) -> Iterator[None]:
-    """Secrets come from `source` for as long as this lasts."""
-    with ExitStack() as patches:
-        for module in DRAWING:
-            patches.enter_context(mock.patch.object(module, "fresh_secret", source))
-        yield
-
 
 class OneShotTranscript(Transcript):
     """A recorded one-shot session, as it stands in a file of tests/vectors/secagg."""
 
-    def __init__(self, kept: dict[str, Any]) -> None:
-        """Read what json gives."""
-        self.kept = kept
-        raw = kept["context"]
-        self.context = SessionContext(
-            bytes.fromhex(raw["run"]),
-            raw["round"],
-            raw["attempt"],
-            bytes.fromhex(raw["model_digest"]),
-            raw["dimension"],
-            raw["bits"],
-        )
-        self.plan = CommitteePlan(**kept["plan"])
-        self.members = tuple(int(one) for one in kept["clients"])
-        self.enrolment = Enrolment(
-            {int(one): bytes.fromhex(entry) for one, entry in kept["enrolment"].items()}
-        )
-        self.stages = [Stage[trip["stage"].upper()] for trip in kept["trips"]]
+    PLAN = CommitteePlan
 
     def words(self, raw: str) -> np.ndarray:
         """A vector [d] of residues, from its bytes in hex."""
@@ -76,14 +43,6 @@ class OneShotTranscript(Transcript):
     def session(self):
         """The server's half, about to be begun."""
         return run_one_shot(self.members, self.context, self.plan, enrolment=self.enrolment.digest)
-
-    def client_at(self, stage: Stage, one: ClientId) -> OneShotClient:
-        """That client, with every trip before `stage` behind it, as it was recorded."""
-        client = self.client(one)
-        with drawing_from(self.draws_of(str(one))):
-            for past in self.stages[: self.stages.index(stage)]:
-                client.answer(read_frame(self.requests(past)[one]))
-        return client
 
 
 def a_summand(name: str, one: ClientId, context: SessionContext) -> bytes:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from codex_ray.secagg import client as client_module
 from codex_ray.secagg import keys as keys_module
+from codex_ray.secagg import lattice, one_shot_client, one_shot_server, packed_shamir
 from codex_ray.secagg import server as server_module
 from codex_ray.secagg import shamir as shamir_module
 from codex_ray.secagg.client import SecAggClient
@@ -24,7 +25,10 @@ from codex_ray.secagg.server import run_session
 from codex_ray.types import ClientId, SessionContext, Stage, word_type
 from codex_ray.wire import read_frame
 
-DRAWING = (client_module, keys_module, server_module, shamir_module)
+DRAWING = (
+    *(client_module, keys_module, server_module, shamir_module),
+    *(lattice, one_shot_client, one_shot_server, packed_shamir),
+)
 """The modules that draw secrets."""
 
 
@@ -51,6 +55,8 @@ def a_fixed_identity(client: ClientId) -> Identity:
 class Transcript:
     """A recorded session, as it stands in a file of tests/vectors/secagg."""
 
+    PLAN: ClassVar[type] = Plan
+
     def __init__(self, kept: dict[str, Any]) -> None:
         """Read what json gives."""
         self.kept = kept
@@ -63,7 +69,7 @@ class Transcript:
             raw["dimension"],
             raw["bits"],
         )
-        self.plan = Plan(**kept["plan"])
+        self.plan = self.PLAN(**kept["plan"])
         self.members = tuple(int(one) for one in kept["clients"])
         self.enrolment = Enrolment(
             {int(one): bytes.fromhex(entry) for one, entry in kept["enrolment"].items()}

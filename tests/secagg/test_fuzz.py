@@ -182,13 +182,13 @@ def sparse_case(schedule: Schedule) -> None:
     assert check(schedule) or schedule.drops
 
 
-@settings(fuzzed, max_examples=150)
+@settings(fuzzed, max_examples=60)
 @given(schedules(complete_plans))
 def test_complete_graphs(schedule):
     complete_case(schedule)
 
 
-@settings(fuzzed, max_examples=150)
+@settings(fuzzed, max_examples=60)
 @given(schedules(sparse_plans))
 def test_sparse_graphs(schedule):
     sparse_case(schedule)
@@ -208,7 +208,7 @@ def test_five_thousand_sparse_graphs(schedule):
     sparse_case(schedule)
 
 
-@settings(fuzzed, max_examples=50)
+@settings(fuzzed, max_examples=30)
 @given(schedules(complete_plans))
 def test_the_ideal_sum_is_the_same_to_the_bit(schedule):
     """The oracle keeps to the last two trips; where both give a sum they give the same."""

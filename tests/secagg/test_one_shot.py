@@ -53,7 +53,7 @@ def run_schedule(data, members, plan, bits):
     np.testing.assert_array_equal(result.groups[0].total, plain_sum(parts, staying, bits))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_a_fuzzed_schedule_ends_in_the_exact_sum_or_aborts(data):
     plan = data.draw(st.sampled_from([PLAN, SMALL, replace(SMALL, packing=2)]))

@@ -21,7 +21,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from one_shot_replay import OneShotTranscript, drawing_from
+from one_shot_replay import OneShotTranscript
+from secagg_replay import drawing_from
 from test_vectors import hkdf, join, read_bytes, sha
 
 from codex_ray.errors import ProtocolError, SumAborted

@@ -34,9 +34,10 @@ def in_order(stored: np.ndarray) -> np.ndarray:
 
 
 def schoolbook(a: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The product modulo X^2048 + 1 in integers that cannot overflow, in stored order."""
-    a, s = in_order(a).astype(object), in_order(s)
-    out = np.zeros(DEGREE, dtype=object)
+    """The product modulo X^2048 + 1 in integers that do not overflow, in stored order."""
+    a, s = in_order(a), in_order(s)
+    assert int(np.abs(a).max()) * int(np.abs(s).sum()) < 1 << 63
+    out = np.zeros(DEGREE, dtype=np.int64)
     for at in np.flatnonzero(s):
         turned = np.concatenate([-a[DEGREE - at :], a[: DEGREE - at]]) if at else a
         out += turned * int(s[at])

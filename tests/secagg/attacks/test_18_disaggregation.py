@@ -230,6 +230,7 @@ def of_two_cohorts(request, devices, tmp_path, monkeypatch):
         devices["federation"]["protocol"] = {"kind": "ideal"}
         devices["federation"]["mechanism"] = with_noise("skellam") | {"assumed_dropout": 0.5}
     devices["federation"]["dropouts"] = {}
+    devices["plan"] = "reference"  # It is what is made to stand still.
     monkeypatch.setattr(
         LocalTraining,
         "train",

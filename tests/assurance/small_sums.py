@@ -1,31 +1,13 @@
-"""Builds that claim more than they keep, each wrong in one way, for the audit to find."""
+"""Sums as an audit meets them: of encoded updates, and of what clients bring of the noise."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from codex_ray.privacy.mechanisms import CentralGaussian
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import SeedTree
 from codex_ray.types import GroupSum
 from codex_ray.types import reduce as reduce_words
-
-
-class QuarterNoise(CentralGaussian):
-    """Adds a quarter of the noise that its event claims."""
-
-    def release(self, group, **means):
-        quarter = CentralGaussian(
-            clip_norm=self.clip_norm, noise_multiplier=self.noise_multiplier / 4
-        )
-        return quarter.release(group, **means)
-
-
-class NoClip(CentralGaussian):
-    """Takes every update as it comes."""
-
-    def encode(self, update, codec, *, rotation=None, draws=None, **_):
-        return codec.encode(update.double(), rotation=rotation, draws=draws)
 
 
 def sum_of(mechanism, codec, updates) -> GroupSum:
