@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 ROOT_BYTES = 32
+_ZEROS = memoryview(bytes(1 << 16))  # encrypted they are keystream; so many stay in the cache
 Name = str | int | bytes
 
 
@@ -67,6 +68,13 @@ class Stream:
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         """`count` uniform 64-bit words."""
         return np.frombuffer(self.bytes(8 * count), dtype="<u8")
+
+    def fill(self, words: npt.NDArray[np.uint64]) -> None:
+        """Puts the next words of the keystream into `words`, which is contiguous."""
+        raw = words.view(np.uint8)
+        for at in range(0, len(raw), len(_ZEROS)):
+            piece = raw[at : at + len(_ZEROS)].data
+            self._keystream.update_into(_ZEROS[: len(piece)], piece)
 
     def uniform(self, count: int) -> npt.NDArray[np.float64]:
         """`count` uniforms on the open interval (0, 1): odd multiples of 2^-53."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from codex_ray.errors import ConfigError
-from codex_ray.learning.autotune import UNTRIED, Autotune
+from codex_ray.learning.autotune import DEVICE_UNTRIED, UNTRIED, Autotune
 from codex_ray.learning.plans import REFERENCE, KernelName, Plan, Precision
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.types import Component
@@ -78,14 +78,16 @@ class AskedPlan(Component):
             ConfigError: the plan names a GPU, and there is none.
         """
         device = self._device("cuda" if gpus else "cpu")
-        if self._as("vectorised", 1, device).on_gpu and not gpus:
+        on_gpu = self._as("vectorised", 1, device).on_gpu
+        if on_gpu and not gpus:
             raise ConfigError(f"plan.device is {device}, but there is no GPU: set it to auto")
         if self.kernel == "auto":
             found = Autotune(training, updates, device, self.precision).plan()
         elif self.kernel == "reference":
             found = self._as("reference", 1, device)
         else:
-            found = self._as(self.kernel, self.clients or min(UNTRIED, max(1, updates)), device)
+            most = min(DEVICE_UNTRIED if on_gpu else UNTRIED, max(1, updates))
+            found = self._as(self.kernel, self.clients or most, device)
         return AskedPlan(**found.model_dump())
 
 

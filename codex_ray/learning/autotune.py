@@ -1,50 +1,61 @@
-"""The plan of a run, by trying a few for two seconds and remembering what each of them took.
+"""The plan of a run, by racing a few for two seconds and remembering what each of them took.
 
 What is remembered is not the choice but the figures: seconds an update, and seconds before the
-first. A long run and a short one may choose differently from the same figures, and no run is made
-slower than the reference by what it would have had to wait for.
+first. A long run and a short one may choose differently from the same figures. No run is made
+slower by what it would have had to wait for: a race takes a fiftieth of its work at most, and a run
+that is too short for one times nothing at all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import platform
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
 
+from codex_ray.learning.findings import (
+    Finding,
+    cache_folder,
+    processor,
+    read_findings,
+    write_findings,
+)
 from codex_ray.learning.kernels import lane_kernel
 from codex_ray.learning.plans import REFERENCE, Plan, Precision
 from codex_ray.learning.stacks import Stack
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.learning.vectorised import VectorisedTraining
 from codex_ray.randomness import SeedTree
-from codex_ray.types import Component
 
-LOG = logging.getLogger(__name__)
 BUDGET: Final = 2.0
 """CPU seconds that trying takes, but for compiling, which is tried where it may pay."""
-WORTH_TRYING: Final = 2 * BUDGET
-"""Seconds of work by the reference below which nothing is tried."""
+SHARE: Final = 0.02
+"""Of a run's work that trying may take. Where that is too little, nothing is tried or timed."""
+TURNS: Final = 12
+"""How often each contender that is still in the race is timed, at most."""
+SURE: Final = 3
+"""How often each contender is timed before any is out of the race."""
+FAR: Final = 1.1
+"""One that then takes so many times as long as the fastest is out."""
 COMPILING: Final = 60.0
 """Seconds that compiling may take, before it is known."""
 PAYS: Final = 10
 """Compiling is tried where the work is so many times as long, and so can at most cost a tenth."""
-LANES: Final = (1, 2, 4, 8, 16, 32, 64)
+LANES: Final = (4, 8, 16, 32, 64)
 DEVICE_LANES: Final = (32, 128, 256, 512)
-UNTRIED: Final = 8
+UNTRIED: Final = 16
 """Clients at a time where nothing is tried."""
-ROOM: Final = 1 << 24
+DEVICE_UNTRIED: Final = 256
+"""And elsewhere than on a CPU."""
+ROOM: Final = 1 << 23
 """Bytes of weights and noise that a chunk may take on a CPU, so that they stay in its cache."""
 DEVICE_ROOM: Final = 1 << 30
 """And elsewhere."""
@@ -52,25 +63,6 @@ NEARLY: Final = 1.03
 """Of plans that are within so little of the fastest, the one with the smallest chunk is taken."""
 
 
-class Finding(Component):
-    """What one plan took, in CPU seconds of this machine.
-
-    Attributes:
-        plan: which.
-        seconds: of one client's update.
-        before: the first update: compiling.
-    """
-
-    plan: Plan
-    seconds: float = Field(gt=0)
-    before: float = Field(default=0.0, ge=0)
-
-    def work(self, updates: int) -> float:
-        """Seconds that so many updates take."""
-        return self.before + updates * self.seconds
-
-
-_FINDINGS: Final = TypeAdapter(list[Finding])
 Clock = Callable[[], float]
 
 
@@ -96,35 +88,63 @@ class Autotune:
 
     def plan(self) -> Plan:
         """The plan that does this run's work soonest, by what is known or can be found out."""
-        known = self._read()
+        known = read_findings(self._file())
         if known is None:
-            first = self._measured(REFERENCE, clients=1)
-            if first.work(self.updates) < WORTH_TRYING:
+            contenders = self._contenders()
+            if (1 + SURE) * _clients(contenders) > SHARE * self.updates:
+                return self._or_reference(self._untried())
+            if not self._has_kernel(contenders[0]):
+                return REFERENCE
+            known = self._raced(contenders)
+            if not known:  # A single chunk takes too long.
                 return self._untried()
-            known = [first, *self._tried()]
-            self._write(known)
+            write_findings(self._file(), known)
         if self._compiling_pays(known):
             known = [*known, self._compiled()]
-            self._write(known)
+            write_findings(self._file(), known)
         return self._best(known)
 
     def _best(self, known: Sequence[Finding]) -> Plan:
         """The plan with the least work, or nearly, and the smallest chunk."""
-        fair = [one for one in known if self._is_asked_for(one.plan)] or list(known)
-        least = min(one.work(self.updates) for one in fair)
-        near = [one.plan for one in fair if one.work(self.updates) <= NEARLY * least]
+        least = min(one.work(self.updates) for one in known)
+        near = [one.plan for one in known if one.work(self.updates) <= NEARLY * least]
         return min(near, key=lambda plan: plan.clients)
 
-    def _is_asked_for(self, plan: Plan) -> bool:
-        """Whether it computes where and as precisely as the run is to."""
-        return (plan.device, plan.precision) == (self.device, self.precision)
+    def _contenders(self) -> list[Plan]:
+        """The plans that there are to choose from, but for compiling; first one with a kernel.
+
+        A stack on a CPU is always vectorised. Its chunk is nothing to the bits of an update, so
+        whatever is timed, and on whatever machine, its results are the same.
+        """
+        if self._on_device():
+            return self._sizes(DEVICE_LANES)
+        return self._sizes(LANES) if self._is_stack() else [self._vectorised(1), *self._reference()]
+
+    def _reference(self) -> list[Plan]:
+        """The reference, if it is as precise as is asked for."""
+        return [REFERENCE] if self.precision == "float32" else []
+
+    def _sizes(self, lanes: Sequence[int]) -> list[Plan]:
+        """Plans with so many lanes, as far as there is room and there are clients for them."""
+        most = min(self.updates, self._room())
+        return [self._vectorised(n) for n in lanes if n <= most] or [self._vectorised(most)]
+
+    def _room(self) -> int:
+        """For how many clients there is room; two, if there is hardly any."""
+        room = DEVICE_ROOM if self._on_device() else ROOM
+        return max(2, room // (2 * 4 * self.training.dimension))
 
     def _untried(self) -> Plan:
         """A plan for so little work that finding a better one would take longer."""
-        plan = self._vectorised(min(UNTRIED, self.updates))
-        if plan.device == "cpu" and not self._is_stack():
-            return REFERENCE
-        return plan if self._has_kernel(plan) else REFERENCE
+        if self._on_device():
+            return self._vectorised(min(DEVICE_UNTRIED, self.updates, self._room()))
+        if not self._is_stack():
+            return (*self._reference(), self._vectorised(1))[0]
+        return self._vectorised(min(UNTRIED, self.updates, self._room()))
+
+    def _or_reference(self, plan: Plan) -> Plan:
+        """The plan, if the model and the trainer have a kernel for it."""
+        return plan if plan == REFERENCE or self._has_kernel(plan) else REFERENCE
 
     def _vectorised(self, clients: int) -> Plan:
         return Plan(
@@ -134,42 +154,44 @@ class Autotune:
             device=self.device,
         )
 
-    def _tried(self) -> Iterator[Finding]:
-        """Chunks of more and more clients, until they gain nothing or time is up."""
-        began, best, worse = self.clock(), float("inf"), 0
-        on_device = torch.device(self.device).type != "cpu"
-        for clients in DEVICE_LANES if on_device else LANES:
-            plan = self._vectorised(clients)
-            memory = 2 * clients * self.training.dimension * 4
-            if (
-                memory > (DEVICE_ROOM if on_device else ROOM)
-                or clients > self.updates
-                or not self._has_kernel(plan)
-            ):
-                return
-            found = self._measured(plan, clients=2 * clients)
-            yield found
-            worse = worse + 1 if found.seconds > best else 0
-            best = min(best, found.seconds)
-            if worse == 2 or self.clock() - began > BUDGET or not (self._is_stack() or on_device):
-                return
+    def _raced(self, contenders: Sequence[Plan]) -> list[Finding]:
+        """What each takes at best, timed in turns until one is clearly ahead or time is up.
 
-    def _measured(self, plan: Plan, *, clients: int) -> Finding:
-        """What the plan takes for some clients, the better of two times after a first."""
+        Whatever else the machine does falls on all of them alike, and the least time of a few is
+        what a plan takes when it is left alone.
+        """
+        runs = {plan: self._run(plan) for plan in contenders}
+        best, racing = dict.fromkeys(contenders, float("inf")), list(contenders)
+        began, spent = self.clock(), 0
+        for turn in range(TURNS + 1):
+            for plan in racing:
+                seconds = self._timed(runs[plan]) / plan.clients
+                if turn:  # the first makes room, and fills caches
+                    best[plan] = min(best[plan], seconds)
+                if self.clock() - began > BUDGET:
+                    return _timed_ones(best)
+            spent += _clients(racing)
+            if turn >= SURE:
+                racing = [plan for plan in racing if best[plan] <= FAR * min(best.values())]
+            if len(racing) == 1 or spent + _clients(racing) > SHARE * self.updates:
+                break
+        return _timed_ones(best)
+
+    def _timed(self, run: Callable[[], object]) -> float:
+        """Seconds that the call takes."""
+        began = self.clock()
+        run()
+        return max(self.clock() - began, 1e-9)
+
+    def _run(self, plan: Plan) -> Callable[[], object]:
+        """Trains one chunk by the plan, and throws its updates away."""
         population = self.training.dataset.population
-        some = [at % population for at in range(clients)]
-        # What is drawn here is thrown away, and must not be what a round draws.
+        some = [at % population for at in range(plan.clients)]
+        # What is drawn here must not be what a round draws.
         aside = replace(self.training, streams=SeedTree(hashlib.sha256(b"autotune").digest()))
         training = aside if plan == REFERENCE else VectorisedTraining(aside, plan)
         params = self.training.model.get()
-        times = []
-        for _ in range(3):
-            began = self.clock()
-            training.train(params, some, 0).sum().item()  # waits for a device
-            times.append(self.clock() - began)
-        best = max(min(times[1:]), 1e-9) / clients
-        compiling = max(0.0, times[0] - best * clients) if plan.kernel == "compiled" else 0.0
-        return Finding(plan=plan, seconds=best, before=compiling)
+        return lambda: training.train(params, some, 0).sum().item()  # waits for a device
 
     def _compiling_pays(self, known: Sequence[Finding]) -> bool:
         """Whether there is work enough that compiling may gain, and it has not been tried.
@@ -183,15 +205,23 @@ class Autotune:
         return min(one.work(self.updates) for one in known) > PAYS * COMPILING
 
     def _compiled_plan(self) -> Plan:
-        clients = 1 if torch.device(self.device).type == "cpu" else DEVICE_LANES[1]
+        clients = DEVICE_LANES[1] if self._on_device() else 1
         return self._vectorised(clients).model_copy(update={"kernel": "compiled"})
 
     def _compiled(self) -> Finding:
+        """What the compiled plan takes, and how long compiling takes before it."""
         plan = self._compiled_plan()
-        return self._measured(plan, clients=2 * plan.clients)
+        run = self._run(plan)
+        first = self._timed(run)
+        best = min(self._timed(run) for _ in range(3))
+        return Finding(plan=plan, seconds=best / plan.clients, before=max(0.0, first - best))
 
     def _shape(self) -> tuple[int, ...]:
         return self.training.dataset.client(0).features.shape[1:]
+
+    def _on_device(self) -> bool:
+        """Whether it is elsewhere than on a CPU."""
+        return torch.device(self.device).type != "cpu"
 
     def _is_stack(self) -> bool:
         return Stack.of(self.training.model.module, self._shape()) is not None
@@ -201,29 +231,6 @@ class Autotune:
         found = lane_kernel(training.model, training.trainer, plan, example=self._shape())
         return not isinstance(found, str)
 
-    def _read(self) -> list[Finding] | None:
-        """What is remembered; None if that is nothing, or nothing that can be read."""
-        try:
-            known = _FINDINGS.validate_json(self._file().read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError):
-            known = []
-        if not known:
-            LOG.warning("%s cannot be read: plans are tried again", self._file())
-        return known or None
-
-    def _write(self, known: Sequence[Finding]) -> None:
-        """Remembers the findings; a folder that cannot be written is no reason to stop."""
-        file = self._file()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as beside:
-                beside.write(_FINDINGS.dump_json(list(known), indent=1))
-            Path(beside.name).replace(file)
-        except OSError as error:
-            LOG.warning("%s cannot be written (%s): plans are tried again next time", file, error)
-
     def _file(self) -> Path:
         """One file for whatever the figures depend on."""
         module = self.training.model.module
@@ -231,7 +238,7 @@ class Autotune:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "machine": [platform.machine(), _processor(), torch.get_num_threads()],
+            "machine": [platform.machine(), processor(), torch.get_num_threads()],
             "model": [str(module), [list(shape) for _, shape in self.training.model.names()]],
             "record": list(self._shape()),
             "records": len(self.training.dataset.client(0)),
@@ -242,18 +249,11 @@ class Autotune:
         return (self.folder or cache_folder()) / f"plan-{key[:32]}.json"
 
 
-def cache_folder() -> Path:
-    """$CODEX_RAY_CACHE, or else ~/.cache/codex_ray."""
-    named = os.environ.get("CODEX_RAY_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "codex_ray"
+def _clients(plans: Sequence[Plan]) -> int:
+    """Client updates that it takes to time every plan once."""
+    return sum(plan.clients for plan in plans)
 
 
-def _processor() -> str:
-    """What the processor calls itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
+def _timed_ones(best: Mapping[Plan, float]) -> list[Finding]:
+    """What was found of those that were timed."""
+    return [Finding(plan=plan, seconds=took) for plan, took in best.items() if isfinite(took)]

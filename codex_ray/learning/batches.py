@@ -48,10 +48,8 @@ class PoissonBatches(Component):
 
     def draw(self, records: int, stream: Stream) -> list[Batch]:
         """One batch for each step; a batch may be empty, and is a step like any other."""
-        return [
-            np.flatnonzero(stream.uniform(records) < self.sampling_rate).astype(np.int64)
-            for _ in range(self.steps)
-        ]
+        coins = stream.uniform(self.steps * records).reshape(self.steps, records)
+        return [np.flatnonzero(row) for row in coins < self.sampling_rate]
 
     def event(self, noise_multiplier: float) -> DpEvent:
         """`steps` Poisson-subsampled Gaussian releases."""

@@ -1,4 +1,4 @@
-"""What clients train on, drawn and laid side by side: the batches of a chunk as padded tensors."""
+"""What clients train on, drawn and laid side by side, or end to end: the batches of a chunk."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import torch
 
 from codex_ray.data.dataset import Records
 from codex_ray.learning.batches import Batch, PoissonBatches, ShuffledBatches
+from codex_ray.learning.spans import LaneBatch, Spans
 from codex_ray.learning.trainers import as_tensors
 from codex_ray.randomness import SeedTree
 from codex_ray.types import ClientId
 
 ROWS: Final = 4
-"""Poisson batches are padded to a multiple of so many rows."""
+"""Poisson batches are padded to a multiple of so many rows, where all lanes have as many."""
+FEW: Final = 2
+"""And to a multiple of so many where each lane has its own: the products of a single row go another
+way through torch, which rounds otherwise."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,18 @@ class Padded:
         """The same on that device."""
         return Padded(self.features.to(device), self.labels.to(device), self.there.to(device))
 
+    def averaged(self) -> Padded:
+        """The same with weights that sum to 1 in every batch that is not empty."""
+        counts = self.there.sum(2, keepdim=True).clamp_(min=1)
+        return Padded(self.features, self.labels, self.there / counts)
+
+    def step(self, step: int, rows: int | None = None) -> LaneBatch:
+        """One step of every lane; its first `rows` rows."""
+        few = slice(rows)
+        return LaneBatch(
+            self.features[:, step, few], self.labels[:, step, few], self.there[:, step, few]
+        )
+
 
 def _fill(
     features: torch.Tensor,
@@ -116,3 +132,80 @@ def _fill(
     if len(padding):
         features.index_fill_(0, padding, 0.0)
         labels.index_fill_(0, padding, 0)
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """The batches of a chunk on the CPU, step after step, the lanes of a step end to end.
+
+    Attributes:
+        features: [rows of all steps, ...].
+        labels: [rows of all steps].
+        there: 1 for a record, 0 for padding [rows of all steps].
+        spans: of each step.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    there: torch.Tensor
+    spans: Sequence[Spans]
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job], lanes: int, room: torch.Tensor | None) -> Uneven:
+        """The batches of `jobs`, one to a lane, in the memory of `room`'s features if they fit."""
+        none = (0,) * (lanes - len(jobs))
+        rows = [
+            tuple(-(-length // FEW) * FEW for length in lengths) + none
+            for lengths in zip(*(job.lengths for job in jobs), strict=True)
+        ]
+        total = sum(map(sum, rows))
+        shape = jobs[0].records.features.shape[1:]
+        if room is None or room.shape[1:] != shape or len(room) < total:
+            room = torch.empty((total, *shape))
+        found = cls(
+            room[:total], torch.zeros(total, dtype=torch.int64), torch.ones(total),
+            [Spans.of(few) for few in rows],
+        )  # fmt: skip
+        found._fill(jobs)
+        return found
+
+    def _fill(self, jobs: Sequence[Job]) -> None:
+        """Puts every batch into its place, and zeros where there is no record."""
+        features, labels, there = self.features.numpy(), self.labels.numpy(), self.there.numpy()
+        held = [
+            (
+                np.asarray(job.records.features, dtype=np.float32),
+                np.asarray(job.records.labels, dtype=np.int64),
+                job.batches,
+            )
+            for job in jobs
+        ]
+        at = 0
+        for step, spans in enumerate(self.spans):
+            for (own, named, batches), rows in zip(held, spans.lengths, strict=False):
+                batch, end = batches[step], at + len(batches[step])
+                if rows:  # clip: every number of a batch is there, and needs no other check
+                    own.take(batch, 0, out=features[at:end], mode="clip")
+                    named.take(batch, 0, out=labels[at:end], mode="clip")
+                at += rows
+                if end < at:
+                    features[end:at] = 0
+                    there[end:at] = 0
+
+    def averaged(self) -> Uneven:
+        """The same with weights that sum to 1 in every batch that is not empty."""
+        lengths = [len(spans.lane_of) for spans in self.spans]
+        weights = []
+        for spans, there in zip(self.spans, torch.split(self.there, lengths), strict=True):
+            counts = torch.zeros(len(spans.lengths)).index_add_(0, spans.lane_of, there)
+            weights.append(there / counts[spans.lane_of])
+        return Uneven(self.features, self.labels, torch.cat(weights), self.spans)
+
+    def step(self, step: int, rows: int | None = None) -> LaneBatch:
+        """One step of every lane."""
+        spans = self.spans[step]
+        first = sum(len(before.lane_of) for before in self.spans[:step])
+        own = slice(first, first + len(spans.lane_of))
+        return LaneBatch(
+            self.features[None, own], self.labels[None, own], self.there[None, own], spans
+        )

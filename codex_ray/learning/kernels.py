@@ -13,6 +13,7 @@ from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.mapped import Mapped
 from codex_ray.learning.models import Model
 from codex_ray.learning.plans import Plan
+from codex_ray.learning.spans import LaneBatch
 from codex_ray.learning.stacks import Stack
 from codex_ray.learning.trainers import Sgd, Trainer
 
@@ -28,22 +29,14 @@ class LaneSteps(Protocol):
         """Weights less `params` [d] of some lanes, into `out` [lanes, d]."""
         ...
 
-    def descend(
-        self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, rate: float
-    ) -> None:
-        """A step down the sum of the rows' losses, times `weights` [lanes, rows]."""
+    def descend(self, batch: LaneBatch, *, rate: float) -> None:
+        """A step down the sum of the rows' losses, times their weights."""
         ...
 
     def descend_clipped(
-        self,
-        features: torch.Tensor,
-        labels: torch.Tensor,
-        there: torch.Tensor,
-        *,
-        rate: float,
-        clip_norm: float,
+        self, batch: LaneBatch, *, rate: float, clip_norm: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A step down the sum of the clipped gradients of the rows that are `there` (0 or 1).
+        """A step down the sum of the clipped gradients of the rows whose weight is 1, not 0.
 
         Returns how many rows of each lane were clipped, and how many were lost, because their
         gradient is not finite [lanes] each.
@@ -61,6 +54,11 @@ class LaneKernel(Protocol):
     @property
     def exact(self) -> bool:
         """Whether batches must have no padding, as the module may mix the records of a batch."""
+        ...
+
+    @property
+    def uneven(self) -> bool:
+        """Whether, on a CPU, lanes may have rows of their own number, end to end."""
         ...
 
     def lanes(self, plan: Plan) -> int:

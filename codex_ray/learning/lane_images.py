@@ -7,6 +7,7 @@ below need not make what only they would have read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Final, TypeAlias
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from codex_ray.learning.lanes import ATEN, Chunk, LaneWeights, add_product, product
+from codex_ray.learning.lanes import ATEN, Chunk, LaneWeights, add_product, product, squared
+from codex_ray.learning.spans import Spans, row_room
 
 SHORT_RUN: Final = 16
 """Floats side by side in a patch, below which copying them costs more than the product does."""
@@ -88,23 +90,38 @@ class LaneConv:
         self._by_place = window.size[1] * self._channels < SHORT_RUN
         self._gradients: torch.Tensor | None = None
 
-    def forward(self, value: torch.Tensor) -> torch.Tensor:
+    def forward(self, value: torch.Tensor, spans: Spans | None) -> torch.Tensor:
         """[lanes, rows, height, width, outputs]."""
         chunk, window = self._chunk, self._window
-        self._gradients = None
+        self._gradients, self._spans = None, spans
         self._image = window.padded(chunk.factor(value).flatten(0, 1))
         self._used = chunk.factor(self.weights.values)
         patches = window.cut(self._image)
         if self._by_place:  # patches [examples, inner, places], the weight repeated for each row
             self._patches = patches.permute(0, 3, 4, 5, 1, 2).flatten(4).flatten(1, 3)
-            each = self._used.repeat_interleave(chunk.rows, 0)
-            out = product(self._patches.mT, each).reshape(chunk.lanes, -1, self._outputs)
+            out = product(self._patches.mT, self._each(self._used))
             if self.weights.bias is not None:
-                out.add_(self.weights.bias)
+                out.add_(self._each(self.weights.bias))
         else:  # patches [lanes, rows * places, inner]
-            self._patches = patches.reshape(chunk.lanes, -1, self._inner)
-            out = product(self._patches, self._used, self.weights.bias)
-        return out.reshape(chunk.lanes, chunk.rows, *window.made, self._outputs)
+            self._patches = self._side_by_side(patches)
+            out = product(
+                self._patches, self._used, self.weights.bias, spans=spans, each=prod(window.made)
+            )
+        return out.reshape(*value.shape[:2], *window.made, self._outputs)
+
+    def _each(self, weights: torch.Tensor) -> torch.Tensor:
+        """What every row has of its lane [lanes * rows, ...]."""
+        if self._spans is not None:
+            return weights.index_select(0, self._spans.lane_of)
+        return weights.repeat_interleave(self._chunk.rows, 0)
+
+    def _side_by_side(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches [n, down, across, ...] as rows [lanes, rows * places, inner]."""
+        if self._spans is None:
+            return patches.reshape(self._chunk.lanes, -1, self._inner)
+        rows = row_room(prod(patches.shape[:3]), self._inner, patches.dtype)
+        rows.view(patches.shape).copy_(patches)
+        return rows[None]
 
     def backward(self, delta: torch.Tensor, *, first: bool) -> torch.Tensor | None:
         """[lanes, rows, height, width, channels] for the part of the image that is read."""
@@ -112,23 +129,38 @@ class LaneConv:
         if first:
             return None
         factor = self._chunk.factor(delta)
-        below = self._by_lane(factor) if delta.is_cpu else self._by_patch(factor)
+        if self._spans is not None:
+            below = self._by_span(factor)
+        else:
+            below = self._by_lane(factor) if delta.is_cpu else self._by_patch(factor)
         return self._window.unpadded(below).float()
 
     def _by_lane(self, delta: torch.Tensor) -> torch.Tensor:
         """A transposed convolution for each lane: on a CPU faster than adding patches up."""
+        images = self._image.view(*delta.shape[:2], *self._image.shape[1:])
+        return torch.stack(self._transposed(delta, images))
+
+    def _by_span(self, delta: torch.Tensor) -> torch.Tensor:
+        """The same for lanes end to end; convolutions of nothing are left out."""
+        assert self._spans is not None
+        cut = self._spans.cut
+        return torch.cat(self._transposed(cut(delta[0]), cut(self._image)))[None]
+
+    def _transposed(
+        self, delta: Iterable[torch.Tensor], images: Iterable[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """The derivative by the images [rows, height, width, channels] of every lane with rows."""
         window = self._window
         weights = self._used.view(-1, *window.size, self._channels, self._outputs)
-        images = self._image.view(*delta.shape[:2], *self._image.shape[1:])
-        found = [
+        return [
             ATEN.convolution_backward(
                 lane.permute(0, 3, 1, 2), image.permute(0, 3, 1, 2), weight.permute(3, 2, 0, 1),
                 None, window.stride, (0, 0), window.dilation, False, (0, 0), 1,
                 (True, False, False),
             )[0].permute(0, 2, 3, 1)
             for lane, image, weight in zip(delta, images, weights, strict=True)
+            if len(lane)
         ]  # fmt: skip
-        return torch.stack(found)
 
     def _by_patch(self, delta: torch.Tensor) -> torch.Tensor:
         """One product for all lanes, whose patches are added where they were cut."""
@@ -150,15 +182,21 @@ class LaneConv:
 
     def descend(self, rate: float, factors: torch.Tensor | None) -> None:
         """One product of matrices in each lane, or a weighted sum of the rows' gradients."""
-        weights, delta = self.weights, self._delta
+        weights, delta, spans = self.weights, self._delta, self._spans
         if factors is None and not self._by_place:
-            right = self._chunk.factor(delta).reshape(self._chunk.lanes, -1, self._outputs)
-            add_product(weights.values, self._patches.mT, right, rate=-rate)
+            right = self._chunk.factor(delta).flatten(1, 3)
+            add_product(
+                weights.values, self._patches, right,
+                rate=-rate, spans=spans, each=prod(self._window.made),
+            )  # fmt: skip
+        elif spans is not None:
+            factors = delta.new_ones(delta.shape[:2]) if factors is None else factors
+            spans.add_weighted(weights.values.flatten(1), self._made(), factors, rate=-rate)
         else:
             rows = self._made() if factors is None else self._made() * factors[:, :, None]
             weights.values.add_(rows.sum(1).view(weights.values.shape), alpha=-rate)
         rows = delta.sum((2, 3))
-        weights.descend_bias(rows if factors is None else rows * factors[:, :, None], rate)
+        weights.descend_bias(rows if factors is None else rows * factors[:, :, None], rate, spans)
 
     def _made(self) -> torch.Tensor:
         """The weight's gradient of each row [lanes, rows, inner * outputs]."""
@@ -169,15 +207,15 @@ class LaneConv:
             if not self._by_place:
                 patches = patches.view(examples, -1, self._inner).mT
             made = product(patches, delta)
-            self._gradients = made.reshape(self._chunk.lanes, self._chunk.rows, -1)
+            self._gradients = made.reshape(*self._delta.shape[:2], -1)
         return self._gradients
 
     def squared_norms(self) -> torch.Tensor:
         """Of the gradients, which are made for it."""
-        squares = self._made().square().sum(2)
+        squares = squared(self._made())
         if self.weights.bias is None:
             return squares
-        return squares + self._delta.sum((2, 3)).square().sum(2)
+        return squares + squared(self._delta.sum((2, 3)))
 
     def forget(self, lost: torch.Tensor) -> None:
         """No derivative, and no gradient."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from codex_ray.learning.lanes import Chunk, LaneWeights, add_product, product
+from codex_ray.learning.lanes import Chunk, LaneWeights, add_product, product, squared
+from codex_ray.learning.spans import Spans
 
 
 class LaneLinear:
@@ -22,29 +23,34 @@ class LaneLinear:
         self.weights = LaneWeights(weight, weight, bias)
         self._chunk = chunk
 
-    def forward(self, value: torch.Tensor) -> torch.Tensor:
+    def forward(self, value: torch.Tensor, spans: Spans | None) -> torch.Tensor:
         """[lanes, rows, outputs]."""
+        self._spans = spans
         self._inputs = self._chunk.factor(value)
         self._used = self._chunk.factor(self.weights.values)
-        return product(self._inputs, self._used.mT, self.weights.bias)
+        return product(self._inputs, self._used.mT, self.weights.bias, spans=spans)
 
     def backward(self, delta: torch.Tensor, *, first: bool) -> torch.Tensor | None:
         """[lanes, rows, inputs]."""
         self._delta = delta
-        return None if first else product(self._chunk.factor(delta), self._used)
+        if first:
+            return None
+        return product(self._chunk.factor(delta), self._used, spans=self._spans)
 
     def descend(self, rate: float, factors: torch.Tensor | None) -> None:
         """One product of matrices in each lane, added to the weights where they are."""
         delta = self._delta if factors is None else self._delta * factors[:, :, None]
-        left = self._chunk.factor(delta).mT
-        add_product(self.weights.values, left, self._inputs, rate=-rate)
-        self.weights.descend_bias(delta, rate)
+        add_product(
+            self.weights.values, self._chunk.factor(delta), self._inputs,
+            rate=-rate, spans=self._spans,
+        )  # fmt: skip
+        self.weights.descend_bias(delta, rate, self._spans)
 
     def squared_norms(self) -> torch.Tensor:
         """|inputs|^2 |delta|^2, and |delta|^2 for the bias."""
-        squares = self._inputs.float().square().sum(2)
+        squares = squared(self._inputs.float())
         squares = squares if self.weights.bias is None else squares + 1
-        return self._delta.square().sum(2) * squares
+        return squared(self._delta) * squares
 
     def forget(self, lost: torch.Tensor) -> None:
         """Both vectors are zero."""

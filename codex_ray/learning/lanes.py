@@ -17,15 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from codex_ray.learning.spans import ALIGNED, Spans
+
 ATEN: Final = torch.ops.aten
 VECTOR: Final = 64
 """A multiple of every vector width: the last few elements of a tensor are computed by other code,
 whose functions differ in the last bit."""
-
-
-ALIGNED: Final = 64
-"""Bytes at a multiple of which every lane starts that goes into a product of matrices: how sums are
-ordered there depends on where their terms lie in memory, and must not depend on the lane."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +59,25 @@ def aligned_room(shape: Sequence[int], dtype: torch.dtype, device: torch.device)
 
 def aligned(value: torch.Tensor) -> torch.Tensor:
     """The same numbers, every entry of the first axis aligned: a copy only if they are not."""
-    if value.stride(0) * value.itemsize % ALIGNED == 0:
+    if value.shape[0] == 1 or value.stride(0) * value.itemsize % ALIGNED == 0:
         return value
     return aligned_room(value.shape, value.dtype, value.device).copy_(value)
 
 
 def product(
-    left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
+    left: torch.Tensor,
+    right: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    spans: Spans | None = None,
+    each: int = 1,
 ) -> torch.Tensor:
-    """left @ right + bias for each entry of the first axis, in float32, aligned."""
+    """left @ right + bias for each entry of the first axis, in float32, aligned.
+
+    With `spans` there are lanes in `right` and in `bias` alone, and `left` has their rows.
+    """
+    if spans is not None:
+        return spans.product(left, right, bias, each=each)
     left, right = aligned(left), aligned(right)
     shape = (left.shape[0], left.shape[1], right.shape[2])
     if left.dtype != torch.float32:
@@ -83,14 +90,29 @@ def product(
 
 
 def add_product(
-    into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, rate: float
+    into: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    *,
+    rate: float,
+    spans: Spans | None = None,
+    each: int = 1,
 ) -> None:
-    """Adds rate * left @ right to each entry of the aligned `into`, in place, in float32."""
-    left, right = aligned(left), aligned(right)
+    """Adds rate * left^T @ right to each entry of the aligned `into`, in place, in float32."""
+    if spans is not None:
+        spans.add_product(into, left, right, rate=rate, each=each)
+        return
+    left, right = aligned(left).mT, aligned(right)
     if left.dtype == torch.float32:
         into.baddbmm_(left, right, alpha=rate)
     else:
         into.add_(torch.bmm(left, right), alpha=rate)
+
+
+def squared(value: torch.Tensor) -> torch.Tensor:
+    """The squared norm of each row [lanes, rows, n], by one pass."""
+    norms: torch.Tensor = torch.linalg.vector_norm(value, dim=2)
+    return norms.square_()
 
 
 def by_element(
@@ -145,10 +167,14 @@ class LaneWeights:
         if self.bias is not None:
             self.bias[:, 0].add_(by[:, self._split :], alpha=rate)
 
-    def descend_bias(self, delta: torch.Tensor, rate: float) -> None:
+    def descend_bias(self, delta: torch.Tensor, rate: float, spans: Spans | None) -> None:
         """A step down the sum over rows of `delta` [lanes, rows, outputs]."""
-        if self.bias is not None:
+        if self.bias is None:
+            return
+        if spans is None:
             self.bias.add_(delta.sum(1, keepdim=True), alpha=-rate)
+        else:
+            spans.add_sums(self.bias[:, 0], delta, rate=-rate)
 
 
 class Layer(Protocol):
@@ -168,7 +194,7 @@ class WeightedLayer(Protocol):
 
     weights: LaneWeights
 
-    def forward(self, value: torch.Tensor) -> torch.Tensor:
+    def forward(self, value: torch.Tensor, spans: Spans | None) -> torch.Tensor:
         """What comes out; the layer remembers what its gradients are made of."""
         ...
 

@@ -23,6 +23,7 @@ from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.models import Model
 from codex_ray.learning.per_record import _places
 from codex_ray.learning.plans import Plan
+from codex_ray.learning.spans import LaneBatch
 
 Gradient = Callable[..., torch.Tensor]
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
@@ -47,6 +48,11 @@ class Mapped:
     def exact(self) -> bool:
         """A module may mix the records of a batch, unless each is alone in its own."""
         return not self.clipped
+
+    @property
+    def uneven(self) -> bool:
+        """Every lane has as many rows as the next."""
+        return False
 
     def lanes(self, plan: Plan) -> int:
         """One on a CPU, where what torch.func does with a lane depends on where the lane is."""
@@ -76,11 +82,11 @@ class Mapped:
         shape = (chunk.lanes, chunk.rows)
         features = torch.zeros((*shape, *example), device=chunk.device)
         labels = torch.zeros(shape, dtype=torch.int64, device=chunk.device)
-        weights = torch.zeros(shape, device=chunk.device)
+        batch = LaneBatch(features, labels, torch.zeros(shape, device=chunk.device))
         if self.clipped:
-            steps.descend_clipped(features, labels, weights, rate=1.0, clip_norm=1.0)
+            steps.descend_clipped(batch, rate=1.0, clip_norm=1.0)
         else:
-            steps.descend(features, labels, weights, rate=1.0)
+            steps.descend(batch, rate=1.0)
 
 
 class MappedSteps:
@@ -104,24 +110,17 @@ class MappedSteps:
         """Weights less `params` [d] of some lanes, into `out` [lanes, d]."""
         torch.sub(self._weights[lanes], params, out=out)
 
-    def descend(
-        self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, rate: float
-    ) -> None:
-        """A step down the sum of the rows' losses, times `weights` [lanes, rows]."""
-        found = self._found(features, labels, weights)
+    def descend(self, batch: LaneBatch, *, rate: float) -> None:
+        """A step down the sum of the rows' losses, times their weights."""
+        found = self._found(batch.features, batch.labels, batch.weights)
         self._weights.add_(found, alpha=-rate)
 
     def descend_clipped(
-        self,
-        features: torch.Tensor,
-        labels: torch.Tensor,
-        there: torch.Tensor,
-        *,
-        rate: float,
-        clip_norm: float,
+        self, batch: LaneBatch, *, rate: float, clip_norm: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A step down the sum of the clipped gradients of the rows that are `there` (0 or 1)."""
-        found = self._found(features, labels, there)  # [lanes, rows, d]
+        """A step down the sum of the clipped gradients of the rows whose weight is 1, not 0."""
+        there = batch.weights
+        found = self._found(batch.features, batch.labels, there)  # [lanes, rows, d]
         norms = torch.linalg.vector_norm(found, dim=2)
         lost = torch.zeros_like(there, dtype=torch.bool)
         if not norms.is_cpu or not math.isfinite(float(norms.sum())):

@@ -20,6 +20,7 @@ from codex_ray.learning.lane_linear import LaneLinear
 from codex_ray.learning.lanes import Chunk, LaneFlatten, Layer, activation, by_element
 from codex_ray.learning.layered import _hooked, _is_known, _stack
 from codex_ray.learning.plans import Plan
+from codex_ray.learning.spans import LaneBatch
 
 WINDOWED: Final = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 
@@ -54,6 +55,11 @@ class Stack:
     def exact(self) -> bool:
         """Layers treat every record by itself, so batches may be padded."""
         return False
+
+    @property
+    def uneven(self) -> bool:
+        """Lanes may have rows of their own number."""
+        return True
 
     def lanes(self, plan: Plan) -> int:
         """As many as the plan says."""
@@ -95,31 +101,28 @@ class StackSteps:
         for layer, rows, start in parts:
             layer.weights.store(rows, start, lanes)
 
-    def descend(
-        self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, rate: float
-    ) -> None:
-        """A step down the sum of the rows' losses, times `weights` [lanes, rows]."""
-        self._backward(features, labels, weights)
+    def descend(self, batch: LaneBatch, *, rate: float) -> None:
+        """A step down the sum of the rows' losses, times their weights."""
+        if not batch.labels.numel():
+            return
+        self._backward(batch)
         for layer in self._weighted:
             layer.descend(rate, None)
 
     def descend_clipped(
-        self,
-        features: torch.Tensor,
-        labels: torch.Tensor,
-        there: torch.Tensor,
-        *,
-        rate: float,
-        clip_norm: float,
+        self, batch: LaneBatch, *, rate: float, clip_norm: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A step down the sum of the clipped gradients of the rows that are `there` (0 or 1).
+        """A step down the sum of the clipped gradients of the rows that are there.
 
         Returns how many rows of each lane were clipped, and how many were lost, because their
         gradient is not finite [lanes] each.
         """
-        self._backward(features, labels, there)
+        if not batch.labels.numel():
+            none = batch.count(batch.weights > 0)
+            return none, none
+        self._backward(batch)
         norms = self._squared_norms().sqrt()
-        lost = torch.zeros_like(there, dtype=torch.bool)
+        lost: torch.Tensor | None = None
         if not norms.is_cpu or not math.isfinite(float(norms.sum())):
             lost = ~torch.isfinite(norms)
             for layer in self._weighted:
@@ -128,7 +131,10 @@ class StackSteps:
         factors = (clip_norm / (norms + OFFSET)).clamp_(max=1.0)
         for layer in self._weighted:
             layer.descend(rate, factors)
-        return (norms > clip_norm).sum(1), (lost & (there > 0)).sum(1)
+        clipped = batch.count(norms > clip_norm)
+        if lost is None:
+            return clipped, torch.zeros_like(clipped)
+        return clipped, batch.count(lost & (batch.weights > 0))
 
     def shift(self, by: torch.Tensor, *, rate: float) -> None:
         """Adds `rate` times `by` [lanes, d] to the weights."""
@@ -139,14 +145,16 @@ class StackSteps:
         norms = [layer.squared_norms() for layer in self._weighted]
         return sum(norms[1:], norms[0])
 
-    def _backward(
-        self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
-    ) -> None:
+    def _backward(self, batch: LaneBatch) -> None:
         """Leaves in every layer what its gradients are made of."""
+        features = batch.features
         value = features.permute(0, 1, 3, 4, 2) if self._images else features.flatten(2)
         for layer in self._layers:
-            value = layer.forward(value)
-        delta: torch.Tensor | None = loss_delta(value, labels, weights)
+            if isinstance(layer, LaneLinear | LaneConv):
+                value = layer.forward(value, batch.spans)
+            else:
+                value = layer.forward(value)
+        delta: torch.Tensor | None = loss_delta(value, batch.labels, batch.weights)
         first = self._weighted[0]
         for layer in reversed(self._layers):
             assert delta is not None

@@ -16,9 +16,10 @@ from typing import Final
 
 import torch
 
+from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.jobs import Job, Padded, rows_for
+from codex_ray.learning.jobs import Job, Padded, Uneven, rows_for
 from codex_ray.learning.kernels import LaneKernel, LaneSteps, lane_kernel
 from codex_ray.learning.lane_noise import StepNoise
 from codex_ray.learning.lanes import Chunk
@@ -56,6 +57,10 @@ class VectorisedTraining:
     _kernels: dict[tuple[int, ...], LaneKernel | None] = field(default_factory=dict, repr=False)
     _rooms: dict[tuple[int, int], LaneSteps] = field(default_factory=dict, repr=False)
     _data: dict[tuple[int, int], Padded] = field(default_factory=dict, repr=False)
+    _noise: dict[tuple[int, int], tuple[StepNoise, torch.Tensor]] = field(
+        default_factory=dict, repr=False
+    )
+    _features: list[torch.Tensor] = field(default_factory=list, repr=False)
 
     def train(
         self, params: torch.Tensor, clients: Sequence[ClientId], round: int
@@ -72,7 +77,7 @@ class VectorisedTraining:
         with torch.no_grad():
             for first in range(0, len(clients), window):
                 places = range(first, min(first + window, len(clients)))
-                jobs = [self._job(place, clients[place], round) for place in places]
+                jobs = [self._job(place, clients[place], round, kernel) for place in places]
                 for chunk in _chunks(jobs, kernel.lanes(self.plan), exact=kernel.exact):
                     self._train(kernel, chunk, start, out)
         return out
@@ -91,10 +96,22 @@ class VectorisedTraining:
             )
             if isinstance(found, str):
                 LOG.warning("clients are trained one at a time: %s", found)
+            elif self.plan.product == torch.bfloat16 and not _has_bfloat16(self.plan.device):
+                LOG.warning(
+                    "plan.precision is bfloat16, for which this CPU has no instructions: training "
+                    "is as precise as it says, but slower than with float32"
+                )
             self._kernels[shape] = None if isinstance(found, str) else found
         return self._kernels[shape]
 
-    def _job(self, place: int, client: ClientId, round: int) -> Job:
+    def _is_uneven(self, kernel: LaneKernel) -> bool:
+        """Whether lanes lie end to end, as they do where batches are of random size."""
+        trainer = self.reference.trainer
+        assert isinstance(trainer, Sgd | DpSgd)  # There is a kernel for no other.
+        on_cpu = torch.device(self.plan.device).type == "cpu"
+        return kernel.uneven and on_cpu and isinstance(trainer.batches, PoissonBatches)
+
+    def _job(self, place: int, client: ClientId, round: int, kernel: LaneKernel) -> Job:
         """The client's training, drawn as the reference draws it."""
         reference = self.reference
         assert isinstance(reference.trainer, Sgd | DpSgd)  # There is a kernel for no other.
@@ -103,7 +120,8 @@ class VectorisedTraining:
         streams = reference.streams.child("train", round, client)
         rule = reference.trainer.batches
         batches = rule.draw(len(records), streams.stream("batches"))
-        return Job(place, client, records, batches, rows_for(rule, batches), streams)
+        rows = 0 if self._is_uneven(kernel) else rows_for(rule, batches)
+        return Job(place, client, records, batches, rows, streams)
 
     def _room(self, kernel: LaneKernel, rows: int, lanes: int) -> LaneSteps:
         """The weights of a chunk of that shape, made once."""
@@ -112,9 +130,15 @@ class VectorisedTraining:
             self._rooms[rows, lanes] = kernel.steps(chunk)
         return self._rooms[rows, lanes]
 
-    def _batches(self, jobs: list[Job], lanes: int) -> Padded:
+    def _batches(self, jobs: list[Job], lanes: int) -> Padded | Uneven:
         """The batches of a chunk, in memory that the next one overwrites."""
         job = jobs[0]
+        if not job.rows:
+            memory = self._features[0] if self._features else None
+            found = Uneven.of(jobs, lanes, memory)
+            if memory is None or memory.data_ptr() != found.features.data_ptr():
+                self._features[:] = [found.features]
+            return found
         steps, rows, shape = len(job.batches), job.rows, job.records.features.shape[1:]
         held = self._data.get((rows, lanes))
         if held is None or held.labels.shape[1] < steps or held.features.shape[3:] != shape:
@@ -131,7 +155,7 @@ class VectorisedTraining:
         room.load(params)
         trainer = self.reference.trainer
         if isinstance(trainer, DpSgd):
-            steps = self._private_steps(trainer, room, jobs, data)
+            steps = self._private_steps(trainer, room, jobs, data, lanes)
         else:
             assert isinstance(trainer, Sgd)
             steps = _plain_steps(trainer, room, jobs, data, exact=kernel.exact)
@@ -140,31 +164,42 @@ class VectorisedTraining:
             # Jobs come longest first. One that is done is read out before its lane goes on.
             live = sum(len(job.batches) > step + 1 for job in jobs)
             if live < done:
-                found = torch.empty((done - live, self.dimension), device=out.device)
-                room.store(found, params, slice(live, done))
-                out[[job.place for job in jobs[live:done]]] = found
+                self._store(room, params, out, jobs=jobs[live:done], lanes=slice(live, done))
                 done = live
 
+    def _store(
+        self,
+        room: LaneSteps,
+        params: torch.Tensor,
+        out: torch.Tensor,
+        *,
+        jobs: list[Job],
+        lanes: slice,
+    ) -> None:
+        """Puts the updates of jobs that are done in their places, by one pass if they are a run."""
+        places = [job.place for job in jobs]
+        if places == list(range(places[0], places[0] + len(jobs))):
+            room.store(out[places[0] : places[0] + len(jobs)], params, lanes)
+            return
+        found = torch.empty((len(jobs), self.dimension), device=out.device)
+        room.store(found, params, lanes)
+        out[places] = found
+
     def _private_steps(
-        self, trainer: DpSgd, room: LaneSteps, jobs: list[Job], data: Padded
+        self, trainer: DpSgd, room: LaneSteps, jobs: list[Job], data: Padded | Uneven, lanes: int
     ) -> Iterator[int]:
         """Takes the steps of DP-SGD, one for each number that it yields."""
         steps = len(jobs[0].batches)
         drawn = _steps_of_noise(steps, self.dimension)
-        sizes = [shape.numel() for _, shape in self.reference.model.names()]
-        drawing = StepNoise(sizes * drawn)
+        drawing, noise = self._drawing(lanes, drawn)
         streams = [job.streams.stream("noise") for job in jobs]
         rate = trainer.learning_rate / trainer.batch_size
         scale = trainer.noise_multiplier * trainer.clip_norm
-        lanes, device = len(data.there), data.there.device
+        device = data.there.device
         clipped = torch.zeros(lanes, dtype=torch.int64, device=device)
         lost = clipped.clone()
-        noise = torch.zeros((lanes, drawn * self.dimension))
         for step in range(steps):
-            more = room.descend_clipped(
-                data.features[:, step], data.labels[:, step], data.there[:, step],
-                rate=rate, clip_norm=trainer.clip_norm,
-            )  # fmt: skip
+            more = room.descend_clipped(data.step(step), rate=rate, clip_norm=trainer.clip_norm)
             clipped, lost = clipped + more[0], lost + more[1]
             if step % drawn == 0:
                 for lane, stream in enumerate(streams):
@@ -174,6 +209,14 @@ class VectorisedTraining:
             yield step
         for job, few, none in zip(jobs, clipped.tolist(), lost.tolist(), strict=False):
             self._counts[job.client] = Clipping(sum(job.lengths), few, none)
+
+    def _drawing(self, lanes: int, steps: int) -> tuple[StepNoise, torch.Tensor]:
+        """What draws the noise of so many steps, and room for every lane's, made once."""
+        if (lanes, steps) not in self._noise:
+            sizes = [shape.numel() for _, shape in self.reference.model.names()]
+            room = torch.zeros((lanes, steps * self.dimension))
+            self._noise[lanes, steps] = StepNoise(sizes * steps), room
+        return self._noise[lanes, steps]
 
     def clipping(self, client: ClientId) -> tuple[int, int, int]:
         """(records met, clipped, not finite) in the client's last training; for debugging only."""
@@ -200,6 +243,14 @@ class VectorisedTraining:
         return self.reference.dimension
 
 
+def _has_bfloat16(device: str) -> bool:
+    """Whether there are instructions for it: every GPU that torch supports has, and some CPUs."""
+    if torch.device(device).type != "cpu":
+        return True
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def _lanes(jobs: int, most: int, device: torch.device) -> int:
     """How many lanes a chunk of so many jobs gets.
 
@@ -219,17 +270,12 @@ def _steps_of_noise(steps: int, dimension: int) -> int:
 
 
 def _plain_steps(
-    trainer: Sgd, room: LaneSteps, jobs: list[Job], data: Padded, *, exact: bool
+    trainer: Sgd, room: LaneSteps, jobs: list[Job], data: Padded | Uneven, *, exact: bool
 ) -> Iterator[int]:
     """Takes the steps of SGD, one for each number that it yields; an empty batch does nothing."""
-    counts = data.there.sum(2, keepdim=True).clamp_(min=1)
-    weights = data.there / counts
+    data = data.averaged()
     for step, length in enumerate(jobs[0].lengths):
-        rows = slice(length if exact else None)
-        room.descend(
-            data.features[:, step, rows], data.labels[:, step, rows], weights[:, step, rows],
-            rate=trainer.learning_rate,
-        )  # fmt: skip
+        room.descend(data.step(step, length if exact else None), rate=trainer.learning_rate)
         yield step
 
 

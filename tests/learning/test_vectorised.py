@@ -31,18 +31,36 @@ from codex_ray.data.dataset import Records
 from codex_ray.errors import DataError
 from codex_ray.learning.batches import ShuffledBatches
 from codex_ray.learning.clipped_sums import CHUNK
-from codex_ray.learning.jobs import ROWS, Job, Padded, rows_for
+from codex_ray.learning.jobs import ROWS, Job, Padded, Uneven, rows_for
 from codex_ray.learning.lanes import Chunk, by_element
 from codex_ray.learning.mapped import Mapped
 from codex_ray.learning.plans import Plan
+from codex_ray.learning.spans import LaneBatch
 from codex_ray.learning.stacks import Stack
 from codex_ray.learning.trainers import Sgd
 from codex_ray.learning.vectorised import VectorisedTraining
 
-pytestmark = pytest.mark.slow  # half a minute, for a trainer that no experiment can name yet
-
 STACKS = (logistic, linear, mlp, cnn, odd_cnn)
 TRAINERS = {"plain": PLAIN, "epochs": EPOCHS, "coins": COINS, "private": PRIVATE}
+LONG = {(cnn, "epochs"), (odd_cnn, "epochs"), (Residual, "epochs"), (Residual, "private")}
+"""The cases that take seconds."""
+
+
+def cases(*trainers: str):
+    """Every model with each of those trainers; what takes long is marked slow."""
+    return pytest.mark.parametrize(
+        ("make", "trainer"),
+        [
+            pytest.param(
+                make, TRAINERS[name], id=f"{make.__name__}-{name}",
+                marks=[pytest.mark.slow] if (make, name) in LONG else [],
+            )
+            for make in (*STACKS, Residual)
+            for name in trainers
+        ],
+    )  # fmt: skip
+
+
 EVERYBODY = range(len(SIZES))
 
 
@@ -59,8 +77,7 @@ def kernel(training: VectorisedTraining):
     return training._kernel((1, SIDE, SIDE))
 
 
-@pytest.mark.parametrize("make", [*STACKS, Residual])
-@pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
+@cases("plain", "epochs", "coins", "private")
 def test_updates_are_the_references(make, trainer) -> None:
     training = reference(make, trainer)
     vectorised = planned(training)
@@ -73,8 +90,7 @@ def test_updates_are_the_references(make, trainer) -> None:
         assert kernel(vectorised) is not None
 
 
-@pytest.mark.parametrize("make", [*STACKS, Residual])
-@pytest.mark.parametrize("trainer", [PLAIN, EPOCHS, PRIVATE])
+@cases("plain", "epochs", "coins", "private")
 def test_an_update_has_the_same_bits_in_every_chunk(make, trainer) -> None:
     training = reference(make, trainer)
     vectorised = planned(training, clients=4)
@@ -138,6 +154,71 @@ def test_a_room_that_is_used_again_is_as_good_as_a_new_one() -> None:
     assert torch.equal(expected.there, found.there)
     assert found.there.sum((1, 2)).tolist() == [19, 16, 5, 0]
     assert not found.features[found.there == 0].any()
+
+
+def uneven_jobs(*lengths: tuple[int, ...]) -> list[Job]:
+    """One client for each tuple of batch lengths."""
+    rng = np.random.default_rng(0)
+    return [
+        Job(n, n, Held(sizes=(20,) * 9).client(n), [rng.permutation(20)[:k] for k in own], 0, TREE)
+        for n, own in enumerate(lengths)
+    ]
+
+
+def test_uneven_lanes_lie_end_to_end() -> None:
+    """In memory that was used before, and is large enough."""
+    jobs = uneven_jobs((8, 3), (0, 1), (0, 0))
+    data = Uneven.of(jobs, 4, torch.full((40, 1, SIDE, SIDE), torch.inf))
+    assert len(data.features) == len(data.labels) == 8 + 4 + 2
+    assert [spans.lengths for spans in data.spans] == [(8, 0, 0, 0), (4, 2, 0, 0)]
+    for step, places in enumerate([[(0, slice(0, 8))], [(0, slice(0, 3)), (1, slice(4, 5))]]):
+        batch = data.step(step)
+        assert batch.spans is data.spans[step]
+        there = torch.zeros(len(data.spans[step].lane_of))
+        for lane, rows in places:
+            records, numbers = jobs[lane].records, jobs[lane].batches[step]
+            assert np.array_equal(batch.features[0, rows].numpy(), records.features[numbers])
+            assert batch.labels[0, rows].tolist() == records.labels[numbers].tolist()
+            assert set(data.spans[step].lane_of[rows].tolist()) == {lane}
+            there[rows] = 1
+        assert torch.equal(batch.weights[0], there)
+        assert not batch.features[0, there == 0].any()
+
+
+def test_uneven_memory_is_used_again_and_grows() -> None:
+    jobs = uneven_jobs((8, 3), (5, 1))
+    room = torch.empty((18, 1, SIDE, SIDE))
+    assert Uneven.of(jobs, 2, room[:17]).features.data_ptr() != room.data_ptr()
+    assert Uneven.of(jobs, 2, room).features.data_ptr() != room.data_ptr()
+    room = torch.empty((30, 1, SIDE, SIDE))
+    assert Uneven.of(jobs, 2, room).features.data_ptr() == room.data_ptr()
+
+
+def test_averaged_weights_are_the_mean_of_a_batch() -> None:
+    data = Uneven.of(uneven_jobs((8, 3), (0, 5)), 2, None).averaged()
+    assert data.step(0).weights[0].tolist() == [1 / 8] * 8
+    expected = [np.float32(1 / 3)] * 3 + [0] + [np.float32(1 / 5)] * 5 + [0]
+    assert data.step(1).weights[0].tolist() == expected
+
+
+def test_random_batches_are_hardly_padded() -> None:
+    """A client's five batches of ten on average are up to eighteen long; all are done as one."""
+    training = reference(linear, PRIVATE, Held(sizes=(50,) * 8))
+    vectorised = planned(training, clients=8)
+    rows = []
+
+    class Counted(Uneven):
+        @classmethod
+        def of(cls, jobs, lanes, room):
+            found = Uneven.of(jobs, lanes, room)
+            rows.append((len(found.labels), int(found.there.sum())))
+            return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("codex_ray.learning.vectorised.Uneven", Counted)
+        vectorised.train(training.model.get(), range(8), 0)
+    ((padded, real),) = rows
+    assert real <= padded <= 1.1 * real
 
 
 @pytest.mark.parametrize("function", [torch.sigmoid, torch.tanh])
@@ -305,6 +386,7 @@ def test_what_cannot_be_vectorised_falls_back_and_says_so_once(make, why, caplog
     assert "one at a time" in caplog.messages[0] and why in caplog.messages[0]
 
 
+@pytest.mark.slow  # Opacus takes seconds to import
 def test_another_engine_is_left_to_the_reference(caplog) -> None:
     training = reference(linear, PRIVATE.model_copy(update={"engine": "opacus"}))
     params = training.model.get()
@@ -360,7 +442,8 @@ def test_transposed_convolutions_by_patch_are_those_by_lane(make) -> None:
         steps.load(params)
         for _ in range(2):
             labels = torch.ones((3, 4), dtype=torch.int64)
-            steps.descend(features, labels, torch.full((3, 4), 0.25), rate=0.5)
+            batch = LaneBatch(features, labels, torch.full((3, 4), 0.25))
+            steps.descend(batch, rate=0.5)
         out = torch.empty((3, len(params)))
         steps.store(out, params, slice(0, 3))
         found.append(out)
@@ -381,7 +464,8 @@ def test_nothing_leaves_the_device(make) -> None:
     features = torch.empty((2, 4, 1, SIDE, SIDE), device=device)
     labels = torch.empty((2, 4), dtype=torch.int64, device=device)
     there = torch.empty((2, 4), device=device)
-    counts = steps.descend_clipped(features, labels, there, rate=0.1, clip_norm=1.0)
+    batch = LaneBatch(features, labels, there)
+    counts = steps.descend_clipped(batch, rate=0.1, clip_norm=1.0)
     assert {count.device.type for count in counts} == {"meta"}
 
 
@@ -398,6 +482,18 @@ def test_bfloat16_is_near_and_keeps_float32_weights(make, trainer) -> None:
     assert 1e-6 < away < 0.05
     alone = planned(training, precision="bfloat16").train(params, [4], 0)
     assert torch.equal(alone[0], found[4])
+
+
+@pytest.mark.parametrize("known", [{}, {"avx512_bf16": True}, {"amx_bf16": True}])
+def test_a_cpu_without_bfloat16_is_warned_of_once(known, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    training = reference(linear, PLAIN)
+    vectorised, params = planned(training, precision="bfloat16"), training.model.get()
+    for round in range(2):
+        vectorised.train(params, [0, 3], round)
+    planned(training).train(params, [0, 3], 0)
+    assert len(caplog.messages) == (0 if known else 1)
+    assert known or "slower than with float32" in caplog.text
 
 
 def learned(precision: str, seed: int) -> float:
