@@ -18,9 +18,9 @@ from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.models import Model
 from codex_ray.privacy.codec import Codec
-from codex_ray.privacy.mechanisms import CentralGaussian, Release, State
+from codex_ray.privacy.mechanism import Means, Release, State
+from codex_ray.privacy.mechanisms import CentralGaussian
 from codex_ray.privacy.noise_inside import SkellamNoise
-from codex_ray.privacy.passengers import Told
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import SeedTree, Stream
 from codex_ray.types import GroupSum, Residues
@@ -56,19 +56,9 @@ class QuarterNoise(CentralGaussian):
 class NoClip(CentralGaussian):
     """Takes every update as long as it comes."""
 
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """The update, rounded and not clipped."""
-        return codec.encode(update.double(), rotation=rotation, draws=draws)
+    def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
+        """The updates, rounded and not clipped."""
+        return codec.encode_all(updates.double(), rotation=means.rotation, draws=means.draws)
 
 
 class SameSeedDpSgd(DpSgd):

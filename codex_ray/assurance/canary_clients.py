@@ -30,7 +30,7 @@ from codex_ray.privacy.empirical_estimates import (
     check_canaries,
     measure_round,
 )
-from codex_ray.privacy.mechanisms import Fact
+from codex_ray.privacy.mechanism import Fact
 from codex_ray.privacy.passengers import Told
 from codex_ray.randomness import SeedTree
 from codex_ray.types import ClientId, Residues

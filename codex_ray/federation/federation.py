@@ -29,7 +29,8 @@ from codex_ray.privacy.claims import (
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.local_gaussian import LocalGaussian
-from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism, PrivacyMechanism
+from codex_ray.privacy.mechanism import PrivacyMechanism
+from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
 from codex_ray.privacy.noise_cohort import NoiseCohort
 from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, NoiseInside, SkellamNoise
 from codex_ray.secagg.protocols import Clear, Ideal, MaskedSum, OneShot, SecAgg, SecAggPlus

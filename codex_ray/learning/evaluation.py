@@ -24,6 +24,7 @@ def evaluate(model: Model, params: torch.Tensor, records: Records) -> dict[str, 
             guesses = (scores > 0.5).long()
         else:
             scores = torch.softmax(logits.double(), dim=-1)
+            scores = scores[:, 1] if logits.shape[-1] == 2 else scores  # sklearn wants one for two
             guesses = logits.argmax(dim=-1)
     found = {"accuracy": float((guesses == labels).double().mean()), "loss": loss}
     if len(np.unique(records.labels)) == max(2, logits.shape[-1]):

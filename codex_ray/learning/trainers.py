@@ -15,7 +15,7 @@ from codex_ray.errors import DataError
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.models import Model, loss_sum
-from codex_ray.privacy.mechanisms import Fact
+from codex_ray.privacy.mechanism import Fact
 from codex_ray.privacy.passengers import Told
 from codex_ray.randomness import SeedTree
 from codex_ray.types import ClientId, Component, Residues

@@ -25,7 +25,7 @@ from codex_ray.learning.lane_noise import StepNoise
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.trainers import LocalTraining, Sgd, Take, check_labels
-from codex_ray.privacy.mechanisms import Fact
+from codex_ray.privacy.mechanism import Fact
 from codex_ray.privacy.passengers import Told
 from codex_ray.types import ClientId, Residues
 

@@ -9,31 +9,29 @@ algorithm 1). An update is encoded in units of the round's clip norm, so the gri
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
 from codex_ray.errors import ConfigError
+from codex_ray.privacy.clip_and_round import GaussianPrice, clipped_all
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanisms import Fact, Release, State, clipped, signal_to_noise
+from codex_ray.privacy.mechanism import Means, Release, State, signal_to_noise
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
-from codex_ray.privacy.passengers import Passenger, Told
+from codex_ray.privacy.passengers import Passenger
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Stream
-from codex_ray.types import Component, GroupSum, Residues
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+from codex_ray.types import GroupSum, Residues
 
 BIT_SENSITIVITY = 0.5
 """A client moves the sum of (bit - 1/2) by one half, whichever bit it has. Of the sum of the bits
 themselves it would be 1: charging that as one half reports an epsilon that is too small."""
 
 
-class AdaptiveGaussian(Component):
+class AdaptiveGaussian(GaussianPrice):
     """Central Gaussian noise under a clip norm that the rounds learn.
 
     `noise_multiplier` is that of the whole release, update and bit together: the noise on the
@@ -73,18 +71,9 @@ class AdaptiveGaussian(Component):
             )
         return self
 
-    @property
-    def asks(self) -> frozenset[Fact]:
-        """Nothing: the bit follows from the update."""
-        return frozenset()
-
     def init(self) -> State:
         """The first clip norm."""
         return (float(np.float32(self.initial_clip)),)
-
-    def fewest(self, expected: float) -> int:
-        """As many as the protocol asks for."""
-        return 0
 
     def bit_noise(self, expected: float) -> float:
         """The standard deviation of the noise on the number of unclipped clients."""
@@ -117,23 +106,14 @@ class AdaptiveGaussian(Component):
         bit = Passenger("unclipped", 1)
         return Codec(self.encoding, dimension, summands, 1.0, clip_norm=1.0, aboard=(bit,))
 
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """The update [d] in units of the clip norm, clipped to 1 and rounded, and its bit."""
-        clip_norm = self._clip_norm(state)
-        within = float(torch.linalg.vector_norm(update.double())) <= clip_norm  # false for NaN
-        unit = clipped(update.double() / clip_norm, codec.allowed_norm)
-        bit = {"unclipped": int(within)}
-        return codec.encode(unit, rotation=rotation, draws=draws, values=bit)
+    def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
+        """The updates in units of the clip norm, clipped to 1 and rounded, and their bits."""
+        clip_norm = self._clip_norm(means.state)
+        lengths = torch.linalg.vector_norm(updates.double(), dim=1)
+        within = (lengths <= clip_norm).cpu().tolist()  # false for NaN
+        units = clipped_all(updates.double() / clip_norm, codec.allowed_norm)
+        bits = [{"unclipped": int(bit)} for bit in within]
+        return codec.encode_all(units, rotation=means.rotation, draws=means.draws, values=bits)
 
     def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
         """At most the round's clip norm."""
@@ -166,18 +146,6 @@ class AdaptiveGaussian(Component):
             "signal_to_noise": signal_to_noise(update, deviation),
         }
         return Release(update, privacy=told, state=(float(np.float32(following)),))
-
-    def event(
-        self,
-        *,
-        codec: Codec | None = None,
-        expected: float | None = None,
-        survivors: int | None = None,
-    ) -> DpEvent | None:
-        """One Gaussian release of the update and the bit together."""
-        from dp_accounting import GaussianDpEvent  # slow to import, and hosts never account
-
-        return GaussianDpEvent(self.noise_multiplier)
 
     def _clip_norm(self, state: State) -> float:
         return state[0] if state else self.init()[0]

@@ -9,7 +9,7 @@ rounding takes no more than a stated share of the clip norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -23,7 +23,12 @@ from codex_ray.privacy.headroom import scale_for, two_sided_tail, wrap_probabili
 from codex_ray.privacy.passengers import Passenger, Passengers
 from codex_ray.privacy.quantisation import FixedPoint, largest_level
 from codex_ray.privacy.rotation import Rotation, padded
-from codex_ray.privacy.rounding import norm_before, round_stochastically, round_within
+from codex_ray.privacy.rounding import (
+    StreamOf,
+    norm_before,
+    round_stochastically,
+    round_within,
+)
 from codex_ray.randomness import Stream
 from codex_ray.types import WORD_BITS, Residues
 
@@ -37,6 +42,12 @@ FEWEST_LEVELS: Final = 50
 
 LIKELIEST_WRAP: Final = 0.01
 """The largest probability that any coordinate of a round wraps, where noise is inside the sum."""
+
+CACHED: Final = 1 << 15
+"""Numbers of a pass on a CPU, so that a pass stays in the second cache."""
+
+HELD: Final = 1 << 26
+"""Numbers of a pass on another device: half a gigabyte in float64, of which there are a few."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +238,10 @@ class Codec:
         """The rotation of a round, from its public stream; None where nothing is rotated."""
         return Rotation.drawn(signs, dimension=self.dimension) if self.encoding.rotate else None
 
+    def rows(self, device: torch.device) -> int:
+        """How many updates one pass should take: what the cache or the device has room for."""
+        return max(1, (CACHED if device.type == "cpu" else HELD) // self.width)
+
     def encode(
         self,
         vector: torch.Tensor,
@@ -240,21 +255,58 @@ class Codec:
         Raises:
             ValueError: the encoding rotates or draws, and was not given the means to.
         """
-        self._check_means(rotation)
-        scaled = self.grid.scaled(vector if rotation is None else rotation.forward(vector))
-        words = self.grid.residues(self._rounded(scaled, draws))
+        alone: Residues = self.encode_all(
+            vector[None],
+            rotation=rotation,
+            draws=None if draws is None else lambda client: draws,
+            values=[values or {}],
+        )[0]
+        return alone
+
+    def encode_all(
+        self,
+        vectors: torch.Tensor,
+        *,
+        rotation: Rotation | None = None,
+        draws: StreamOf | None = None,
+        values: Sequence[Mapping[str, int]] | None = None,
+    ) -> Residues:
+        """Clipped updates [n, d] and their passengers' values as summands [n, length].
+
+        All is done on the device that the updates are on, which only the words leave.
+
+        Raises:
+            ValueError: the encoding rotates or draws, and was not given the means to.
+        """
+        words = self.grid.residues(self.rounded(self.scaled(vectors, rotation=rotation), draws))
         if not self.aboard:
             return words
-        return np.concatenate([words, self.passengers.encode(values or {})])
+        aside = [self.passengers.encode(each) for each in values or [{}] * len(vectors)]
+        return np.concatenate([words, np.stack(aside)], axis=1)
 
-    def _rounded(self, scaled: torch.Tensor, draws: Stream | None) -> torch.Tensor:
+    def scaled(self, vectors: torch.Tensor, *, rotation: Rotation | None = None) -> torch.Tensor:
+        """The updates [n, d], rotated, in steps of the grid [n, width], float64, not yet rounded.
+
+        Raises:
+            ValueError: the encoding rotates, and no rotation is given.
+        """
+        self._check_means(rotation)
+        return self.grid.scaled(vectors if rotation is None else rotation.forward(vectors))
+
+    def rounded(self, scaled: torch.Tensor, draws: StreamOf | None) -> torch.Tensor:
+        """Whole numbers [n, width] near to `scaled` [n, width], each row as short as it must be.
+
+        Raises:
+            ValueError: the encoding draws, and no streams are given.
+        """
         if self.encoding.rounding == "nearest":
             return scaled.round()
         if draws is None:
             raise ValueError("stochastic rounding draws: give the client's stream of this round")
+        streams = [draws(row) for row in range(len(scaled))]
         if self.clip_norm is None:
-            return round_stochastically(scaled, draws)
-        return round_within(scaled, draws, limit=self.clip_norm / self.grid.step)
+            return round_stochastically(scaled, streams)
+        return round_within(scaled, streams, limit=self.clip_norm / self.grid.step)
 
     def decode(self, total: Residues, *, rotation: Rotation | None = None) -> torch.Tensor:
         """The sum of the updates [d], float64, from the sum of the summands [length].

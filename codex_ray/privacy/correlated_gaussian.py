@@ -7,36 +7,34 @@ adds up in the model. Correlated noise costs a client as much and adds up to far
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
 from codex_ray.privacy.banded import Banded
 from codex_ray.privacy.blt import Buffered
+from codex_ray.privacy.clip_and_round import ClipAndRound, GaussianPrice
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.correlated import stretch
 from codex_ray.privacy.correlated_noise import CorrelatedNoise, CorrelatedStream
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanisms import Fact, Release, State, clipped, signal_to_noise
+from codex_ray.privacy.mechanism import Release, State, signal_to_noise
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
-from codex_ray.privacy.passengers import Told
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.privacy.schedule import Schedule
 from codex_ray.randomness import SeedTree, Stream
-from codex_ray.types import Component, GroupSum, Residues
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+from codex_ray.types import GroupSum
 
 
-class CorrelatedGaussian(Component):
+class CorrelatedGaussian(ClipAndRound, GaussianPrice):
     """Clip each update, add a row of C^-1 z to the sum (Choquette-Choo et al. 2023, algorithm 1).
 
     `noise_multiplier` is what one participation of a client costs, as of a single Gaussian: the
     noise is made larger than that by as much as the correlation asks for (`correlated.stretch`), so
     the ledger charges each round that a client is in, as with independent noise. That holds for
-    clients that keep to the schedule of the sampler, and is the claim U3.
+    clients that keep to the schedule of the sampler, and is the claim U3. What is kept of past
+    noise never leaves the process, so there is no public state.
     """
 
     kind: Literal["correlated_gaussian"] = "correlated_gaussian"
@@ -48,19 +46,6 @@ class CorrelatedGaussian(Component):
         default=Buffered(), description="How the noise of a round depends on that of earlier ones."
     )
     encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
-
-    @property
-    def asks(self) -> frozenset[Fact]:
-        """Nothing."""
-        return frozenset()
-
-    def init(self) -> State:
-        """None that is public; what is kept of past noise never leaves the process."""
-        return ()
-
-    def fewest(self, expected: float) -> int:
-        """As many as the protocol asks for."""
-        return 0
 
     def noise(
         self, schedule: Schedule, *, secret: SeedTree, dimension: int, first: int | None = 0
@@ -79,32 +64,6 @@ class CorrelatedGaussian(Component):
     def stretch(self, schedule: Schedule) -> float:
         """How much larger its fresh noise is than independent noise of the same price."""
         return stretch(self.correlation.fit(schedule).column(schedule.rounds), schedule)
-
-    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
-        """The encoding of updates whose norm is at most clip_norm.
-
-        Raises:
-            ConfigError: the cohort is so large that rounding would eat the clip norm.
-        """
-        return Codec(self.encoding, dimension, summands, self.clip_norm, clip_norm=self.clip_norm)
-
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """The update [d], clipped and rounded: the norm of the summand is at most clip_norm."""
-        return codec.encode(clipped(update, codec.allowed_norm), rotation=rotation, draws=draws)
-
-    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
-        """At most clip_norm."""
-        return codec.norm(summand)
 
     def release(
         self,
@@ -129,15 +88,3 @@ class CorrelatedGaussian(Component):
         update = (total + scale * added) / expected
         told = {"signal_to_noise": signal_to_noise(update, scale * noise.deviation / expected)}
         return Release(update, privacy=told)
-
-    def event(
-        self,
-        *,
-        codec: Codec | None = None,
-        expected: float | None = None,
-        survivors: int | None = None,
-    ) -> DpEvent | None:
-        """What one participation costs: so many of these bound the one Gaussian of the run."""
-        from dp_accounting import GaussianDpEvent  # slow to import, and hosts never account
-
-        return GaussianDpEvent(self.noise_multiplier)

@@ -7,29 +7,27 @@ epsilon. What follows the noise, rounding and cutting to the grid, is post-proce
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
+from codex_ray.privacy.clip_and_round import GaussianPrice, clipped_all
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanisms import Fact, Release, State, clipped, signal_to_noise
+from codex_ray.privacy.mechanism import Means, Release, State, signal_to_noise
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
-from codex_ray.privacy.passengers import Told
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Stream
-from codex_ray.types import Component, GroupSum, Residues
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+from codex_ray.types import GroupSum, Residues
 
 REACH: Final = 8.7
 """A coordinate is cut this many standard deviations beyond the clip norm; a drawn normal ends at
 8.6 (`randomness.Stream.normal`), so nothing ever is."""
 
 
-class LocalGaussian(Component):
+class LocalGaussian(GaussianPrice):
     """Clip the update, add Gaussian noise to it, and only then let it go.
 
     Any two updates of norm clip_norm are up to 2 clip_norm apart, and local privacy is about any
@@ -43,49 +41,22 @@ class LocalGaussian(Component):
     )
     encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
 
-    @property
-    def asks(self) -> frozenset[Fact]:
-        """Nothing."""
-        return frozenset()
-
-    def init(self) -> State:
-        """None."""
-        return ()
-
-    def fewest(self, expected: float) -> int:
-        """As many as the protocol asks for."""
-        return 0
-
     def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
         """The encoding of updates with their noise; no sum of them wraps."""
         bound = self.clip_norm * (1 + REACH * self.noise_multiplier)
         return Codec(self.encoding, dimension, summands, bound)
 
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """The update [d], clipped, noised and rounded.
-
-        Raises:
-            ValueError: no stream for the noise is given.
-        """
-        if noise is None:
+    def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
+        """The updates, clipped, noised and rounded."""
+        if means.noise is None:
             raise ValueError("the client brings noise: give its own secret stream of this round")
-        added = torch.from_numpy(noise.normal(len(update)))
-        noised = clipped(update, self.clip_norm) + self.noise_multiplier * self.clip_norm * added
-        return codec.encode(noised, rotation=rotation, draws=draws)
-
-    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
-        """The norm of update and noise together."""
-        return codec.norm(summand)
+        drawn = np.empty(updates.shape)
+        for row in range(len(updates)):
+            drawn[row] = means.noise(row).normal(updates.shape[1])
+        added = torch.from_numpy(drawn).to(updates.device)
+        noised = clipped_all(updates, self.clip_norm)
+        noised += self.noise_multiplier * self.clip_norm * added
+        return codec.encode_all(noised, rotation=means.rotation, draws=means.draws)
 
     def release(
         self,
@@ -102,15 +73,3 @@ class LocalGaussian(Component):
         update = codec.decode(group.total, rotation=rotation) / count
         deviation = self.noise_multiplier * self.clip_norm / count**0.5
         return Release(update, privacy={"signal_to_noise": signal_to_noise(update, deviation)})
-
-    def event(
-        self,
-        *,
-        codec: Codec | None = None,
-        expected: float | None = None,
-        survivors: int | None = None,
-    ) -> DpEvent | None:
-        """One Gaussian release, between any two updates: its ledger accounts under replace-one."""
-        from dp_accounting import GaussianDpEvent  # slow to import, and hosts never account
-
-        return GaussianDpEvent(self.noise_multiplier)

@@ -1,22 +1,24 @@
-"""Client-level mechanisms: from update to summand, from sum to release, and what that costs.
-
-`encode` (on the client), `release` (on the server) and `event` (for the ledger) sit in one class,
-so that the claim covers what really happens to the vector, its rounding included.
-"""
+"""Client-level mechanisms whose noise, if there is any, the server adds to the sum."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, model_validator
 
 from codex_ray.errors import ConfigError
+from codex_ray.privacy.clip_and_round import ClipAndRound
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
+from codex_ray.privacy.mechanism import (
+    Fact,
+    Means,
+    Mechanism,
+    Release,
+    State,
+    signal_to_noise,
+)
 from codex_ray.privacy.noise_cohort import NoiseCohort
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.privacy.passengers import Passenger, Range, Told
@@ -26,133 +28,6 @@ from codex_ray.types import Component, GroupSum, Residues
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
-
-Fact = Literal["records", "train_loss"]
-"""What a mechanism may ask a client to tell beside its update."""
-
-
-State: TypeAlias = tuple[float, ...]
-"""What a mechanism learns from its releases and tells every client of the next round. It follows
-from what was published, so it is public. Each number is one of float32, as it travels."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """What a round publishes: the mean update [d], and cohort means of what rode with it.
-
-    `privacy` has what can be told of clipping and noise from what is published anyway; `state` is
-    what the mechanism goes on with.
-    """
-
-    update: torch.Tensor
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    privacy: Mapping[str, float] = field(default_factory=dict)
-    state: State = ()
-
-
-def signal_to_noise(update: torch.Tensor, deviation: float) -> float:
-    """How long the mean update [d] is without its noise, over how long the noise is.
-
-    Estimated from the noised update alone, as |update|^2 has d deviation^2 too much in the mean:
-    so it costs nothing. Well below 1, training goes by the average over many rounds.
-    """
-    noise = len(update) * deviation**2
-    square = float(torch.dot(update, update))
-    return math.sqrt(max(0.0, square - noise) / noise)
-
-
-class PrivacyMechanism(Protocol):
-    """The plug-in point: what a client sends, what the server publishes, and its privacy event."""
-
-    @property
-    def kind(self) -> str:
-        """The name under which the catalogue knows it."""
-        ...
-
-    @property
-    def asks(self) -> frozenset[Fact]:
-        """What each client has to tell beside its update; it leaves the client inside the sum."""
-        ...
-
-    def init(self) -> State:
-        """The state before the first round; empty for a mechanism that has none."""
-        ...
-
-    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
-        """The encoding under which at most `summands` updates [dimension] are added.
-
-        `expected` is the public cohort size, where it is another.
-        """
-        ...
-
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """One client's update [d] as its summand [codec.length].
-
-        `rotation` is the round's, if the codec rotates; `draws` the client's secret stream for
-        rounding and `noise` that for its share of the noise; `told` what the mechanism asks for;
-        `state` the round's.
-        """
-        ...
-
-    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
-        """The norm of the update that one summand [codec.length] holds, for debugging."""
-        ...
-
-    def release(
-        self,
-        group: GroupSum,
-        *,
-        codec: Codec,
-        expected: float,
-        noise: Stream,
-        rotation: Rotation | None = None,
-        state: State = (),
-    ) -> Release:
-        """What may be published of the sum; `expected` is the public cohort size."""
-        ...
-
-    def fewest(self, expected: float) -> int:
-        """How many clients must be in a sum for it to be opened at all; 0 if that is up to others.
-
-        `expected` is the public cohort size.
-        """
-        ...
-
-    def event(
-        self,
-        *,
-        codec: Codec | None = None,
-        expected: float | None = None,
-        survivors: int | None = None,
-    ) -> DpEvent | None:
-        """What one release costs a client that is in it, before amplification; None: no claim.
-
-        Where clients bring the noise, that depends on the grid and on how many of them survived;
-        left out, `survivors` are the fewest that a sum may have.
-        """
-        ...
-
-
-def clipped(update: torch.Tensor, norm: float) -> torch.Tensor:
-    """The update [d] in float64, shortened to `norm` if it is longer; zero if it is not finite.
-
-    Whether a client had a number that is none must not show in the sum.
-    """
-    vector = update.double()
-    length = float(torch.linalg.vector_norm(vector))
-    if not length < float("inf"):
-        return torch.zeros_like(vector)
-    return vector * (min(1.0, norm / length) if length > 0 else 1.0)
 
 
 class Weights(Component):
@@ -186,7 +61,7 @@ class Metrics(Component):
     )
 
 
-class NoMechanism(Component):
+class NoMechanism(Mechanism):
     """Publishes the plain mean of the survivors: no client-level claim.
 
     The right mechanism when the trainer already protects every record (DP-SGD inside the client):
@@ -214,14 +89,6 @@ class NoMechanism(Component):
         found: set[Fact] = set() if self.weights.largest is None else {"records"}
         return frozenset(found if self.metrics.train_loss is None else found | {"train_loss"})
 
-    def init(self) -> State:
-        """None."""
-        return ()
-
-    def fewest(self, expected: float) -> int:
-        """As many as the protocol asks for."""
-        return 0
-
     def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
         """The encoding over [-bound, bound], with the weight and the loss behind the update."""
         aboard: list[Passenger] = []
@@ -232,27 +99,22 @@ class NoMechanism(Component):
             aboard.append(Passenger("train_loss_count", 1))
         return Codec(self.encoding, dimension, summands, self.bound, aboard=tuple(aboard))
 
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """The update [d], cut to the bound, weighted and rounded, and what the client tells."""
+    def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
+        """The updates, cut to the bound, weighted and rounded, and what the clients tell."""
         if not self.asks:
-            return codec.encode(update, rotation=rotation, draws=draws)
-        if told is None:
-            raise ValueError(f"the mechanism asks for {sorted(self.asks)}: tell them")
-        values = self._values(told)
+            return codec.encode_all(updates, rotation=means.rotation, draws=means.draws)
+        values = []
+        for told in (means.told or [None])[: len(updates)]:
+            if told is None:
+                raise ValueError(f"the mechanism asks for {sorted(self.asks)}: tell them")
+            values.append(self._values(told))
         if self.weights.largest is not None:
-            cut = torch.nan_to_num(update.double(), nan=0.0).clamp_(-self.bound, self.bound)
-            update = cut * (values["weight"] / self.weights.largest)
-        return codec.encode(update, rotation=rotation, draws=draws, values=values)
+            shares = torch.tensor(
+                [each["weight"] / self.weights.largest for each in values], dtype=torch.float64
+            )
+            cut = torch.nan_to_num(updates.double(), nan=0.0).clamp_(-self.bound, self.bound)
+            updates = cut.mul_(shares.to(cut.device)[:, None])
+        return codec.encode_all(updates, rotation=means.rotation, draws=means.draws, values=values)
 
     def _values(self, told: Told) -> dict[str, int]:
         """What rides behind one client's update, by passenger."""
@@ -304,7 +166,7 @@ class NoMechanism(Component):
         return None
 
 
-class CentralGaussian(Component):
+class CentralGaussian(ClipAndRound):
     """Clip each update, add Gaussian noise to the sum at release (McMahan et al. 2018, alg. 1).
 
     The sum is divided by the public expected cohort size, never by the real one, which depends on
@@ -326,50 +188,11 @@ class CentralGaussian(Component):
     )
     encoding: Encoding = Field(default=Encoding(), description="How an update becomes words.")
 
-    @property
-    def asks(self) -> frozenset[Fact]:
-        """Nothing."""
-        return frozenset()
-
-    def init(self) -> State:
-        """None."""
-        return ()
-
-    def fewest(self, expected: float) -> int:
-        """As many as the protocol asks for."""
-        return 0
-
     def literal(self, expected: float) -> float:
         """The noise multiplier that the sum over a cohort of `expected` clients really has."""
         if self.noise_cohort is None:
             return self.noise_multiplier
         return self.noise_multiplier * expected / self.noise_cohort.cohort
-
-    def codec(self, *, dimension: int, summands: int, expected: float | None = None) -> Codec:
-        """The encoding of updates whose norm is at most clip_norm.
-
-        Raises:
-            ConfigError: the cohort is so large that rounding would eat the clip norm.
-        """
-        return Codec(self.encoding, dimension, summands, self.clip_norm, clip_norm=self.clip_norm)
-
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """The update [d], clipped and rounded: the norm of the summand is at most clip_norm."""
-        return codec.encode(clipped(update, codec.allowed_norm), rotation=rotation, draws=draws)
-
-    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
-        """At most clip_norm."""
-        return codec.norm(summand)
 
     def release(
         self,

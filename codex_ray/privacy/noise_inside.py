@@ -22,26 +22,26 @@ import torch
 from pydantic import Field
 
 from codex_ray.errors import ConfigError
+from codex_ray.privacy.clip_and_round import ClipAndRound
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.discrete_gaussian import discrete_gaussian
 from codex_ray.privacy.encoding import Encoding
 from codex_ray.privacy.events import on_grid
 from codex_ray.privacy.inverse_cdf import WIDEST, Draws
-from codex_ray.privacy.mechanisms import Fact, Release, State, clipped
+from codex_ray.privacy.mechanism import Means, Release, State
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
-from codex_ray.privacy.passengers import Told
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.privacy.skellam import skellam
 from codex_ray.randomness import Stream
-from codex_ray.types import Component, GroupSum, Residues, word_type
+from codex_ray.types import GroupSum, Residues, word_type
 from codex_ray.types import reduce as reduce_words
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 
-class NoiseInside(Component):
+class NoiseInside(ClipAndRound):
     """What both kinds of noise share: everything but the distribution of one client's part."""
 
     clip_norm: float = Field(gt=0, description="Largest Euclidean norm of one client's update.")
@@ -66,15 +66,6 @@ class NoiseInside(Component):
         default=Encoding(bits=16, rounding="stochastic", rotate=True),
         description="How an update becomes words: rotated, and rounded at random.",
     )
-
-    @property
-    def asks(self) -> frozenset[Fact]:
-        """Nothing."""
-        return frozenset()
-
-    def init(self) -> State:
-        """None."""
-        return ()
 
     def fewest(self, expected: float) -> int:
         """How many clients must be in a sum for it to be opened at all."""
@@ -135,26 +126,14 @@ class NoiseInside(Component):
             )
         return codec
 
-    def encode(
-        self,
-        update: torch.Tensor,
-        codec: Codec,
-        *,
-        rotation: Rotation | None = None,
-        draws: Stream | None = None,
-        told: Told | None = None,
-        noise: Stream | None = None,
-        state: State = (),
-    ) -> Residues:
-        """The update [d], clipped and rounded to at most clip_norm, and the client's noise on it.
-
-        Raises:
-            ValueError: no stream for the noise is given.
-        """
-        if noise is None:
+    def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
+        """The updates, clipped and rounded to at most clip_norm, and each client's noise on it."""
+        if means.noise is None:
             raise ValueError("the client brings noise: give its own secret stream of this round")
-        words = codec.encode(clipped(update, codec.allowed_norm), rotation=rotation, draws=draws)
-        return self.noised(words, codec, noise=noise)
+        words = super()._encode(updates, codec, means)
+        for row in range(len(words)):
+            words[row] = self.noised(words[row], codec, noise=means.noise(row))
+        return words
 
     def noised(self, words: Residues, codec: Codec, *, noise: Stream) -> Residues:
         """The words [codec.length] with one client's part of the noise on them."""
@@ -163,10 +142,6 @@ class NoiseInside(Component):
         words += drawn.astype(word_type(codec.bits))
         reduced: Residues = reduce_words(words, codec.bits)
         return reduced
-
-    def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
-        """The norm of update and noise together."""
-        return codec.norm(summand)
 
     def release(
         self,
@@ -262,11 +237,17 @@ def rounded_sum(
     One record more adds words of norm clip_norm / step at most: rounding is conditional. Steps are
     to be clipped to `codec.allowed_norm`, or rounding would shorten them.
     """
-    total = no_words(codec.length, bits=codec.bits)
+    total: torch.Tensor | None = None
     for chunk in steps:
-        for step in chunk:
-            total += codec.encode(step, rotation=rotation, draws=draws)
-    return reduce_words(total, codec.bits)
+        for step in codec.scaled(chunk, rotation=rotation):
+            # One by one, as they all draw from the same stream.
+            rounded = codec.rounded(step[None], lambda _: draws)[0]
+            total = rounded if total is None else total.add_(rounded)
+    if total is None:
+        return no_words(codec.length, bits=codec.bits)
+    # Exact in float64; then to the integers of least magnitude that are the same modulo 2^bits.
+    half, whole = 2.0 ** (codec.bits - 1), 2.0**codec.bits
+    return codec.grid.residues((total + half).remainder_(whole).sub_(half))
 
 
 def deviation_of(codec: Codec) -> float:

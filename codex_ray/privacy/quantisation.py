@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from codex_ray.types import WORD_BITS, Residues, word_type
-from codex_ray.types import reduce as reduce_words
 
 
 @dataclass(frozen=True)
@@ -39,20 +38,27 @@ class FixedPoint:
             raise ValueError(f"{summands} summands leave no level in {bits} bits")
         return cls(bound / levels, levels, bits)
 
-    def scaled(self, vector: torch.Tensor) -> torch.Tensor:
-        """`vector` [d] in steps, float64, not yet rounded; outliers meet the outermost level.
+    def scaled(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors [..., d] in steps, float64, not yet rounded.
 
-        A coordinate that is no number becomes 0: whether one was there must not show in the sum.
+        An outlier meets the outermost level. A coordinate that is no number becomes 0: whether one
+        was there must not show in the sum.
         """
-        steps = torch.nan_to_num(vector.double() / self.step, nan=0.0)
+        steps = torch.nan_to_num_(vectors.double() / self.step, nan=0.0)
         return steps.clamp_(-self.levels, self.levels)
 
     def residues(self, integers: torch.Tensor) -> Residues:
-        """Integers [d] of at most `levels`, held as float64, as residues [d] modulo 2^bits."""
-        signed = integers.to(torch.int32).numpy()
+        """Integers [..., d] below 2^31, held as float64, as residues [..., d] modulo 2^bits.
+
+        They are reduced where they are, and leave that device once, as words.
+        """
+        words = integers.to(torch.int32)
         if self.bits == 16:
-            return signed.astype(np.uint16)  # the low half of two's complement
-        return reduce_words(signed.view(np.uint32), self.bits)
+            words = words.to(torch.int16)  # the low half of two's complement
+        elif self.bits < WORD_BITS:
+            words.bitwise_and_((1 << self.bits) - 1)
+        here: Residues = words.cpu().numpy().view(word_type(self.bits))
+        return here
 
     def integers(self, residues: Residues) -> torch.Tensor:
         """Residues [d] as the integers of least magnitude [d], in float64."""
@@ -76,3 +82,8 @@ def largest_level(*, summands: int, bits: int) -> int:
 def no_words(length: int, *, bits: int) -> Residues:
     """The sum [length] of nobody."""
     return np.zeros(length, dtype=word_type(bits))
+
+
+def no_summands(count: int, length: int, *, bits: int) -> Residues:
+    """Room for so many summands [count, length], each of zeros."""
+    return np.zeros((count, length), dtype=word_type(bits))

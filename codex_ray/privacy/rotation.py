@@ -35,19 +35,21 @@ def _hadamard(bits: int) -> torch.Tensor:
     return matrix
 
 
-def walsh_hadamard(vector: torch.Tensor) -> torch.Tensor:
-    """The Walsh-Hadamard transform [D] of a vector [D], float64, not normalised: D times inverse.
+def walsh_hadamard(vectors: torch.Tensor) -> torch.Tensor:
+    """The Walsh-Hadamard transforms [..., D] of vectors [..., D], float64: D times the inverse.
 
     H_D is the Kronecker product of small Hadamard matrices. Each turn of the loop transforms the
     lowest bits of the index and moves them to the top, so that after all of them every bit is back
     in its place.
     """
-    left = len(vector).bit_length() - 1
+    shape = vectors.shape
+    left = shape[-1].bit_length() - 1
     while left > 0:
         bits = min(BLOCK_BITS, left)
-        vector = (_hadamard(bits) @ vector.view(-1, 1 << bits).T).reshape(-1)
+        matrix = _hadamard(bits).to(vectors.device)
+        vectors = (matrix @ vectors.reshape(*shape[:-1], -1, 1 << bits).mT).reshape(shape)
         left -= bits
-    return vector
+    return vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +70,13 @@ class Rotation:
         size = width**-0.5
         return cls(torch.from_numpy(np.where(drawn[:width], size, -size)))
 
-    def forward(self, vector: torch.Tensor) -> torch.Tensor:
-        """The vector [d], padded and rotated [D], float64."""
-        spread = torch.zeros_like(self.signs)
-        spread[: len(vector)] = vector
-        return walsh_hadamard(spread.mul_(self.signs))
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors [..., d], padded and rotated [..., D], float64, on the device they are on."""
+        signs = self.signs.to(vectors.device)
+        spread = vectors.new_zeros((*vectors.shape[:-1], len(signs)), dtype=torch.float64)
+        spread[..., : vectors.shape[-1]] = vectors
+        return walsh_hadamard(spread.mul_(signs))
 
     def inverse(self, rotated: torch.Tensor) -> torch.Tensor:
-        """What `forward` had rotated, with its padding [D], float64."""
-        return walsh_hadamard(rotated).mul_(self.signs)
+        """What `forward` had rotated, with its padding [..., D], float64."""
+        return walsh_hadamard(rotated).mul_(self.signs.to(rotated.device))

@@ -13,13 +13,8 @@ from scipy import stats
 
 from codex_ray.errors import ConfigError
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanisms import (
-    CentralGaussian,
-    Metrics,
-    NoMechanism,
-    Weights,
-    signal_to_noise,
-)
+from codex_ray.privacy.mechanism import signal_to_noise
+from codex_ray.privacy.mechanisms import CentralGaussian, Metrics, NoMechanism, Weights
 from codex_ray.privacy.passengers import Range, Told
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import SeedTree

@@ -35,6 +35,14 @@ class AllUp(Stream):
         return np.full(count, 2.0**-53)
 
 
+def once(vector: torch.Tensor, stream: Stream) -> torch.Tensor:
+    return round_stochastically(vector[None], [stream])[0]
+
+
+def within(vector: torch.Tensor, stream: Stream, *, limit: float) -> torch.Tensor:
+    return round_within(vector[None], [stream], limit=limit)[0]
+
+
 def halves(dimension: int, norm: float) -> torch.Tensor:
     """A vector of about that norm, and not above, whose fractions are all one half."""
     each = norm / math.sqrt(dimension)
@@ -49,7 +57,7 @@ def test_each_coordinate_is_right_on_average() -> None:
     vector = torch.tensor([0.5, -0.5, 0.001, 0.999, -7.25, 3.0, 1e4 + 0.3, -0.75, 0.0, 2**30 + 0.5])
     vector = vector.double()
     stream = TREE.stream("mean")
-    drawn = torch.stack([round_stochastically(vector, stream) for _ in range(REPETITIONS)])
+    drawn = torch.stack([once(vector, stream) for _ in range(REPETITIONS)])
     fraction = vector - vector.floor()
     error = drawn.mean(dim=0) - vector
     allowed = 4 * (fraction * (1 - fraction) / REPETITIONS).sqrt()
@@ -65,7 +73,7 @@ def test_rounding_to_the_nearest_has_the_bias_that_this_test_would_see() -> None
 
 def test_integers_stay_what_they_are() -> None:
     vector = torch.tensor([-32.0, 0.0, 32.0, 2.0**30], dtype=torch.float64)
-    assert torch.equal(round_stochastically(vector, AllUp()), vector)
+    assert torch.equal(once(vector, AllUp()), vector)
 
 
 @settings(max_examples=200)
@@ -79,7 +87,7 @@ def test_no_rounded_norm_exceeds_the_bound(values, limit, number) -> None:
     norm, allowed = float(vector.norm()), norm_before(limit, len(vector))
     if norm > allowed:
         vector = vector * (allowed / norm)
-    rounded = round_within(vector, TREE.stream("bound", number), limit=limit)
+    rounded = within(vector, TREE.stream("bound", number), limit=limit)
     assert sum(int(x) ** 2 for x in rounded) <= limit**2
     assert bool(((rounded - vector).abs() < 1).all())
 
@@ -90,16 +98,16 @@ def test_the_adversary_who_sends_halves_only_does_not_exceed_it_either(dimension
     vector = halves(dimension, norm_before(limit, dimension))
     stream = TREE.stream("halves", dimension)
     for _ in range(200):
-        assert float(round_within(vector, stream, limit=limit).norm()) <= limit
+        assert float(within(vector, stream, limit=limit).norm()) <= limit
 
 
 def test_with_all_the_bad_luck_there_is_it_rounds_towards_zero() -> None:
     limit = 38.0
     vector = halves(100, norm_before(limit, 100)).abs()
     stream = AllUp()
-    assert float(round_stochastically(vector, stream).norm()) > limit
+    assert float(once(vector, stream).norm()) > limit
     stream.asked = 0
-    rounded = round_within(vector, stream, limit=limit)
+    rounded = within(vector, stream, limit=limit)
     assert torch.equal(rounded, vector.trunc()) and float(rounded.norm()) <= limit
     assert stream.asked == 64, "the number of tries is bounded"
 
@@ -114,8 +122,22 @@ def test_a_try_succeeds_as_often_as_the_bound_promises(dimension, factor) -> Non
     vector[0] = math.sqrt(max(0.25, allowed**2 - float(vector[1:].square().sum())))
     stream = TREE.stream("accepted", dimension, int(factor))
     tries = 400
-    good = sum(float(round_stochastically(vector, stream).norm()) <= limit for _ in range(tries))
+    good = sum(float(once(vector, stream).norm()) <= limit for _ in range(tries))
     assert good / tries >= 1 - BETA - 4 * math.sqrt(BETA * (1 - BETA) / tries)
+
+
+def test_vectors_that_are_rounded_together_do_not_see_each_other() -> None:
+    """Some fit at once, some are tried again and again, and one never fits."""
+    limit = 38.0
+    most = halves(100, norm_before(limit, 100)).abs()
+    vectors = torch.stack([most, 0.1 * most, -most, most, 0.99 * most] * 6)
+    streams = [TREE.stream("together", row) for row in range(len(vectors))]
+    streams[3] = AllUp()
+    found = round_within(vectors, streams, limit=limit)
+    again = [AllUp() if row == 3 else TREE.stream("together", row) for row in range(len(vectors))]
+    for row, (vector, stream) in enumerate(zip(vectors, again, strict=True)):
+        assert torch.equal(found[row], within(vector, stream, limit=limit))
+    assert torch.equal(found[3], most.trunc()) and float(found.norm(dim=1).max()) <= limit
 
 
 def test_the_condition_moves_the_mean_by_less_than_a_step() -> None:
@@ -126,7 +148,7 @@ def test_the_condition_moves_the_mean_by_less_than_a_step() -> None:
     stream = TREE.stream("condition")
     along = vector / vector.norm()
     errors = torch.stack(
-        [(round_within(vector, stream, limit=limit) - vector) @ along for _ in range(REPETITIONS)]
+        [(within(vector, stream, limit=limit) - vector) @ along for _ in range(REPETITIONS)]
     )
     spread = float(errors.std()) / math.sqrt(REPETITIONS)
     bound = math.sqrt(BETA / (1 - BETA)) / 2

@@ -22,10 +22,10 @@ from codex_ray.data.in_memory import InMemory
 from codex_ray.experiment import Given, assemble
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.learning.trainers import LocalTraining
+from codex_ray.privacy.clip_and_round import clipped
 from codex_ray.privacy.curve import privacy_curve
 from codex_ray.privacy.empirical_bounds import clopper_pearson_bound
 from codex_ray.privacy.ledger import epsilon_of
-from codex_ray.privacy.mechanisms import clipped
 from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, NoiseInside, SkellamNoise
 from codex_ray.privacy.quantisation import no_words
 from codex_ray.randomness import SeedTree
@@ -147,14 +147,14 @@ def test_with_it_the_victim_is_under_the_whole_noise(kind, suppressed):
 
 def test_mutation_whoever_has_nothing_to_say_brings_no_noise(suppressed, monkeypatch):
     """A saving that looks harmless: only the victim's own part is left on its update."""
-    genuine = NoiseInside.encode
+    genuine = NoiseInside._encode
 
-    def encode(self, update, codec, **means):
-        if update.any():
-            return genuine(self, update, codec, **means)
-        return no_words(codec.length, bits=codec.bits)
+    def saving(self, updates, codec, means):
+        words = genuine(self, updates, codec, means)
+        words[~updates.any(1).numpy()] = no_words(codec.length, bits=codec.bits)
+        return words
 
-    monkeypatch.setattr(NoiseInside, "encode", encode)
+    monkeypatch.setattr(NoiseInside, "_encode", saving)
     built = suppressed(with_noise("skellam"))
     update = clipped(updates_of(built)[VICTIM], built.codec.allowed_norm)
     noise = released(built) - known_noise(built) - update
