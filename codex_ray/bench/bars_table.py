@@ -1,4 +1,4 @@
-"""The table that `codex-ray bench privacy` ends with."""
+"""The table that a benchmark with bars ends with."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ WIDEST_TABLE = 124
 """Columns that the table takes at least: words wrap within them."""
 
 
-def table_of(rows: Sequence[Row], *, scaled: bool) -> Table:
-    """One line for each row; scaled-down ones get no verdict, as bars are for the full size."""
-    table = Table(title="Privacy, against its bars", box=SIMPLE)
+def table_of(rows: Sequence[Row], *, scaled: bool, title: str) -> Table:
+    """One line for each row; no verdict for what has no bar, or for scaled-down figures."""
+    table = Table(title=title, box=SIMPLE)
     table.add_column("what", ratio=3)
     table.add_column("found", ratio=4)
     table.add_column("bar", ratio=4)
     table.add_column("CPU-s", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
-        verdict = "" if scaled else ("holds" if row.holds else "missed")
+        limited = any(one.limited for one in row.figures)
+        verdict = "" if scaled or not limited else ("holds" if row.holds else "missed")
         table.add_row(row.name, row.found, row.bar, f"{row.seconds:.1f}", verdict)
     return table

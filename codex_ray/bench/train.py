@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Final
 
 from codex_ray.bench.bars import Figure, Row, at_least, fewer
+from codex_ray.bench.parts import Part
 from codex_ray.learning.autotune import Autotune
 from codex_ray.learning.contest import MODELS, PLAIN, PRIVATE, milliseconds, training
+from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.plans import Plan
+from codex_ray.learning.trainers import Sgd
 
 COHORT: Final = 256
 TURNS: Final = 5
@@ -26,15 +29,25 @@ BARS: Final[dict[tuple[str, str], tuple[str, float]]] = {
 """Against whom, and by how much, a plan has to be faster."""
 
 
-def train(scale: float) -> Iterator[Row]:
-    """One row for each model and trainer; the plan is the one that a long run would be given."""
-    cohort, turns = fewer(COHORT, scale, least=8), fewer(TURNS, scale, least=1)
-    for trainer in (PLAIN, PRIVATE):
-        for name in MODELS:
-            tuned = training(name, trainer, clients=min(cohort, 64))
-            plan = Autotune(tuned, UPDATES if scale >= 1 else 8).plan()
-            found = milliseconds(name, trainer, plan, clients=cohort, others=OTHERS, turns=turns)
-            yield _row(name, trainer.kind, plan, found)
+def part(name: str, trainer: Sgd | DpSgd) -> Part:
+    """Measures one model under one trainer; the plan is the one that a long run would be given."""
+
+    def measure(scale: float) -> Iterator[Row]:
+        cohort, turns = fewer(COHORT, scale, least=8), fewer(TURNS, scale, least=1)
+        tuned = training(name, trainer, clients=min(cohort, 64))
+        plan = Autotune(tuned, UPDATES if scale >= 1 else 8).plan()
+        found = milliseconds(name, trainer, plan, clients=cohort, others=OTHERS, turns=turns)
+        yield _row(name, trainer.kind, plan, found)
+
+    return measure
+
+
+PARTS: Final[Mapping[str, Part]] = {
+    f"{name}-{trainer.kind.replace('_', '-')}": part(name, trainer)
+    for trainer in (PLAIN, PRIVATE)
+    for name in MODELS
+}
+"""What to ask for by name."""
 
 
 def _row(name: str, kind: str, plan: Plan, found: dict[str, list[float]]) -> Row:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,20 +12,72 @@ from codex_ray.cli.options import check_only
 from codex_ray.errors import ConfigError
 
 if TYPE_CHECKING:
+    from codex_ray.bench.bars import Row
+    from codex_ray.bench.parts import Part
     from codex_ray.cli.options import Commands
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What can be measured: its title, its parts by name, and how it is drawn."""
+
+    title: str
+    parts: Mapping[str, Part]
+    plot: Callable[[Sequence[Row], Path], None] | None = None
+
+
+def _train() -> _Subject:
+    from codex_ray.bench.plots import plot_train
+    from codex_ray.bench.train import PARTS
+
+    return _Subject("Training, against its bars", PARTS, plot_train)
+
+
+def _round() -> _Subject:
+    from codex_ray.bench.plots import plot_round
+    from codex_ray.bench.round_costs import PARTS
+
+    return _Subject("Rounds, against their bars", PARTS, plot_round)
+
+
+def _scale() -> _Subject:
+    from codex_ray.bench.plots import plot_scale
+    from codex_ray.bench.scale import PARTS
+
+    return _Subject("Scale, against its bars", PARTS, plot_scale)
+
+
+def _privacy() -> _Subject:
+    from codex_ray.bench.privacy import PARTS
+
+    return _Subject("Privacy, against its bars", PARTS)
+
+
+SUBJECTS: Mapping[str, Callable[[], _Subject]] = {
+    "train": _train,
+    "round": _round,
+    "scale": _scale,
+    "privacy": _privacy,
+}
+SECAGG = "secagg"
 
 
 def add_bench(commands: Commands) -> None:
     """The command and its options."""
     bench = commands.add_parser(
         "bench",
-        help="measure secure aggregation beside what it cannot be faster than, or privacy against "
-        "its bars",
+        help="measure training, rounds, scale, secure aggregation or privacy against their bars",
+        description="train: client updates a CPU second, against a bare loop and Opacus. round: "
+        "where a round's time goes. scale: cohorts, populations and hosts. secagg: protocols "
+        "beside what they cannot be faster than. privacy: epsilons, audits and noise.",
     )
-    bench.add_argument("subject", choices=["secagg", "privacy"], help="what to measure")
+    bench.add_argument("subject", choices=[*SUBJECTS, SECAGG], help="what to measure")
     bench.add_argument("--json", metavar="FILE", help="write the figures to a file as well")
     bench.add_argument(
-        "--only", metavar="NAME", action="append", default=[], help="one setting; may be repeated"
+        "--plot", metavar="FILE", help="draw the figures as a PNG: train, round and scale"
+    )
+    bench.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="one part; may be repeated"
     )
     bench.add_argument(
         "--scale",
@@ -38,28 +92,39 @@ def add_bench(commands: Commands) -> None:
 def _bench(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.scale <= 1:
         raise ConfigError(f"--scale is {arguments.scale:g}: give a factor above 0 and up to 1")
-    return _bench_privacy(arguments) if arguments.subject == "privacy" else _bench_secagg(arguments)
+    if arguments.subject == SECAGG:
+        if arguments.plot is not None:
+            raise ConfigError("--plot: secagg is not drawn: leave it out, or use --json")
+        return _bench_secagg(arguments)
+    subject = SUBJECTS[arguments.subject]()
+    if arguments.plot is not None and subject.plot is None:
+        raise ConfigError(f"--plot: {arguments.subject} is not drawn: leave it out, or use --json")
+    return _bench_parts(arguments, subject)
 
 
-def _bench_privacy(arguments: argparse.Namespace) -> int:
+def _bench_parts(arguments: argparse.Namespace, subject: _Subject) -> int:
     from rich.console import Console
 
-    from codex_ray.bench.privacy import PARTS, bench, write_json
-    from codex_ray.bench.privacy_table import WIDEST_TABLE, table_of
+    from codex_ray.bench.bars_table import WIDEST_TABLE, table_of
+    from codex_ray.bench.parts import measured, write_json
 
-    check_only(arguments.only, list(PARTS))
+    check_only(arguments.only, list(subject.parts))
     console = Console(markup=False, highlight=False)
-    rows = bench(
-        [name for name in PARTS if name in (arguments.only or PARTS)],
+    rows = measured(
+        subject.parts,
+        [name for name in subject.parts if name in (arguments.only or subject.parts)],
         scale=arguments.scale,
         watch=lambda row: console.print(f"{row.name}: {row.found}", soft_wrap=True),
     )
     Console(width=max(console.width, WIDEST_TABLE), highlight=False).print(
-        table_of(rows, scaled=arguments.scale < 1)
+        table_of(rows, scaled=arguments.scale < 1, title=subject.title)
     )
     if arguments.json is not None:
         write_json(rows, Path(arguments.json), scale=arguments.scale)
         console.print(f"figures: {arguments.json}")
+    if arguments.plot is not None and subject.plot is not None:
+        subject.plot(rows, Path(arguments.plot))
+        console.print(f"picture: {arguments.plot}")
     return 0
 
 

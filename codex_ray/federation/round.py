@@ -117,6 +117,7 @@ class Round:
                 state=state.mechanism,
             )
             trace.metrics, trace.privacy = released.metrics, released.privacy
+        with trace.timed("step"):
             params, optimiser = federation.algorithm.step(
                 state.params, released.update, state.optimiser
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,6 +16,8 @@ from codex_ray.types import ClientId
 
 EXTRAPOLATED = "client_extrapolated"
 """How the epsilon of a larger run is called in figures: it is none of this one."""
+APART = 1000
+"""Up to so many clients each one's bytes are counted by themselves; of more only the sum is."""
 Evaluate = Callable[[torch.Tensor], dict[str, float]]
 
 
@@ -73,8 +74,7 @@ class Run:
             paid = self._charged(state.totals.unsettled, trace)
             state.last = _result(state, trace, attempts, figures, charged=paid)
             state.totals = self._added(state.totals, trace, time.perf_counter() - started)
-            self.journal.save(state)
-            yield state, self._measured(state, state.last)
+            yield state, self._measured(state, self._saved(state, state.last))
 
     def _one(self, state: ServerState) -> tuple[ServerState, RoundTrace, int]:
         """One round, tried again for as long as hosts are lost in it and not too often.
@@ -84,13 +84,16 @@ class Run:
         before anything is asked of anyone: what a killed attempt has shown is shown.
         """
         for attempt in range(self.attempts):
+            started = time.perf_counter()
             cohort = self.round.sample(state)
             reserved = self.round.reserve(state, cohort)
             if not self.replayable:
                 reserved = replace(reserved, totals=_unsettled(state.totals, cohort))
                 self.journal.save(reserved)
+            prepared = {"sample": time.perf_counter() - started}
             try:
                 after, trace = self.round.run(state, cohort=cohort, attempt=attempt)
+                trace.seconds = prepared | trace.seconds
                 return after, trace, attempt + 1
             except HostLost:
                 if attempt + 1 == self.attempts:
@@ -98,6 +101,13 @@ class Run:
                 state = state if self.replayable else reserved
                 self.round.transport.recover()
         raise AssertionError("a run has at least one attempt")
+
+    def _saved(self, state: ServerState, result: RoundResult) -> RoundResult:
+        """The result with the seconds that it took to persist the state, which are not in it."""
+        started = time.perf_counter()
+        self.journal.save(state)
+        spent = {"checkpoint": round(time.perf_counter() - started, 4)}
+        return replace(result, seconds=result.seconds | spent)
 
     def _measured(self, state: ServerState, result: RoundResult) -> RoundResult:
         """The result with its metrics and epsilon, in rounds that are evaluated."""
@@ -136,15 +146,15 @@ class Run:
         ]
 
     def _added(self, totals: Totals, trace: RoundTrace, seconds: float) -> Totals:
-        after = deepcopy(totals)
-        after.unsettled = []
+        after = replace(totals, bytes_up=dict(totals.bytes_up), unsettled=[])
         after.dropped += len(trace.silent)
         after.aborted += trace.aborted is not None
         after.masks_recovered += trace.masks_recovered
         after.seconds += seconds
+        apart = self.round.population <= APART and not self.round.federation.hides_cohorts
         for client, count in trace.bytes_up.items():
             after.bytes_total += count
-            if not self.round.federation.hides_cohorts:
+            if apart:
                 after.bytes_up[client] = after.bytes_up.get(client, 0) + count
         return after
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-import numpy as np
 from pydantic import Field
 
 from codex_ray.errors import ConfigError
+from codex_ray.federation.drawing import below, smallest
 from codex_ray.privacy.schedule import Schedule
 from codex_ray.randomness import Randomness
 from codex_ray.types import ClientId, Component
@@ -64,7 +64,23 @@ class Sampler(Protocol):
         ...
 
 
-class EveryClient(Component):
+class AnyRound(Component):
+    """What most samplers share: a client may come in any round, and nobody may know in which."""
+
+    @property
+    def hidden(self) -> bool:
+        """Yes."""
+        return True
+
+    def schedule(self, rounds: int) -> Schedule:
+        """A client may be in every round."""
+        return Schedule(rounds, separation=1, participations=rounds)
+
+    def check(self, population: int) -> None:
+        """Every population will do."""
+
+
+class EveryClient(AnyRound):
     """All clients in every round: the cross-silo case. No amplification."""
 
     kind: Literal["all"] = "all"
@@ -73,10 +89,6 @@ class EveryClient(Component):
     def hidden(self) -> bool:
         """No: everyone is known to be there."""
         return False
-
-    def schedule(self, rounds: int) -> Schedule:
-        """A client may be in every round."""
-        return Schedule(rounds, separation=1, participations=rounds)
 
     def sample(
         self, population: int, randomness: Randomness, *, round: int
@@ -100,31 +112,19 @@ class EveryClient(Component):
         """`inner`, unchanged."""
         return inner
 
-    def check(self, population: int) -> None:
-        """Every population will do."""
 
-
-class PoissonCohorts(Component):
+class PoissonCohorts(AnyRound):
     """Each client joins each round by its own coin; the claim needs the cohort to stay hidden."""
 
     kind: Literal["poisson"] = "poisson"
     rate: float = Field(gt=0, le=1, description="Chance of a client to be in a round's cohort.")
-
-    @property
-    def hidden(self) -> bool:
-        """Yes."""
-        return True
-
-    def schedule(self, rounds: int) -> Schedule:
-        """A client may be in every round."""
-        return Schedule(rounds, separation=1, participations=rounds)
 
     def sample(
         self, population: int, randomness: Randomness, *, round: int
     ) -> tuple[ClientId, ...]:
         """The clients whose coin fell; there may be none."""
         stream = randomness.secret.stream(COHORT, round)
-        return tuple(np.flatnonzero(stream.uniform(population) < self.rate).tolist())
+        return tuple(below(stream, population, rate=self.rate).tolist())
 
     def expected(self, population: int) -> float:
         """rate x population."""
@@ -147,11 +147,8 @@ class PoissonCohorts(Component):
 
         return PoissonSampledDpEvent(self.rate, inner)
 
-    def check(self, population: int) -> None:
-        """Every population will do."""
 
-
-class FixedSize(Component):
+class FixedSize(AnyRound):
     """A cohort of exactly `size`, without replacement; the claim needs it to stay hidden.
 
     A client that joins displaces another, so there is no event under add-or-remove-one.
@@ -160,21 +157,12 @@ class FixedSize(Component):
     kind: Literal["fixed"] = "fixed"
     size: int = Field(ge=1, description="Clients in every cohort.")
 
-    @property
-    def hidden(self) -> bool:
-        """Yes."""
-        return True
-
-    def schedule(self, rounds: int) -> Schedule:
-        """A client may be in every round."""
-        return Schedule(rounds, separation=1, participations=rounds)
-
     def sample(
         self, population: int, randomness: Randomness, *, round: int
     ) -> tuple[ClientId, ...]:
         """`size` different clients."""
         stream = randomness.secret.stream(COHORT, round)
-        return tuple(sorted(stream.permutation(population)[: self.size].tolist()))
+        return tuple(smallest(stream, population, count=self.size).tolist())
 
     def expected(self, population: int) -> float:
         """`size`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from codex_ray.privacy.ledger import Ledger
-from codex_ray.privacy.mechanisms import State
+from codex_ray.privacy.mechanism import State
 from codex_ray.types import ClientId, Stage
 
 
@@ -27,7 +27,7 @@ class RoundResult:
         aborted: why no sum came out; None for a round that was released.
         masks_recovered: pair masks rebuilt from shares because a client dropped out.
         bytes_up: bytes that clients sent, and the most that one of them sent.
-        seconds: by stage of the round.
+        seconds: by stage of the round; `checkpoint` and `evaluate` came after it was persisted.
         epsilon: of the holder who has spent most, by unit; empty in rounds that are not evaluated.
         metrics: what the cohort averaged beside its updates; in rounds that are evaluated also
             those on the pooled test set.
@@ -59,8 +59,8 @@ class RoundResult:
     charged: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The round as plain data."""
-        return asdict(self)
+        """The round as plain data: what it holds is plain already, and is not copied."""
+        return dict(vars(self))
 
 
 @dataclass
@@ -68,8 +68,9 @@ class Totals:
     """What a run has added up, for its result.
 
     `bytes_up` has each client's bytes, and stays empty where cohorts must stay hidden: how much a
-    client sent tells in how many rounds it was. `unsettled` has the cohorts that have paid for an
-    attempt at the coming round which was lost, or is still under way.
+    client sent tells in how many rounds it was. It stays empty in large populations too, as nobody
+    reads a million figures, and they would be written with every round. `unsettled` has the cohorts
+    that have paid for an attempt at the coming round which was lost, or is still under way.
     """
 
     dropped: int = 0
@@ -81,8 +82,8 @@ class Totals:
     unsettled: list[list[ClientId]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The totals as plain data."""
-        return asdict(self) | {"bytes_up": sorted(self.bytes_up.items())}
+        """The totals as plain data, which shares what it can with them."""
+        return dict(vars(self)) | {"bytes_up": sorted(self.bytes_up.items())}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Totals:

@@ -29,6 +29,7 @@ from codex_ray.privacy.events import (
     event_to_json,
     flatten,
 )
+from codex_ray.privacy.payments import Payments
 from codex_ray.types import ClientId
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ __all__ = ["EVERYONE", "Ledger", "PrivacySpend", "Unit", "accountant_in_words", 
 
 EVERYONE = -1
 """The holder of a client-level ledger: one entry stands for every client alike."""
+
+APART = 1000
+"""Up to so many holders are written down each for itself."""
 
 Unit = Literal["record", "client"]
 
@@ -89,6 +93,14 @@ def epsilon_bound(
     return epsilon_from(renyi_of(entries, relation), delta)[0] if entries else 0.0
 
 
+def _with(history: Entries, extra: DpEvent) -> Entries:
+    """The history after `extra` was paid once more."""
+    event, times = flatten(extra)
+    counts = dict(history)
+    counts[event] = counts.get(event, 0) + times
+    return tuple(counts.items())
+
+
 def _within(counts: frozenset[tuple[DpEvent, int]], other: frozenset[tuple[DpEvent, int]]) -> bool:
     """Whether nobody with `counts` has spent more than somebody with `other`."""
     more = dict(other)
@@ -102,7 +114,8 @@ class Ledger:
     Attributes:
         unit: what one entry protects.
         delta: the delta at which epsilon is stated.
-        paid: holder -> event -> count. A client-level ledger has the one holder `EVERYONE`.
+        paid: holder -> event -> count. A client-level ledger has the one holder `EVERYONE`; others
+            may have a million.
         relation: what counts as a neighbour; an event that is not known under it is refused.
         accountant: `pld`, or `rdp` for Renyi bounds throughout.
 
@@ -112,7 +125,7 @@ class Ledger:
 
     unit: Unit
     delta: float
-    paid: dict[ClientId, dict[DpEvent, int]] = field(default_factory=dict)
+    paid: Payments = field(default_factory=Payments)
     relation: Relation = "add_or_remove_one"
     accountant: AccountantName = "pld"
 
@@ -122,15 +135,12 @@ class Ledger:
 
     def entries(self, holder: ClientId, *, extra: DpEvent | None = None) -> Entries:
         """The holder's events and counts, with `extra` once more, as they were first paid."""
-        counts = dict(self.paid.get(holder, {}))
-        if extra is not None:
-            event, times = flatten(extra)
-            counts[event] = counts.get(event, 0) + times
-        return tuple(counts.items())
+        history = self.paid.history(holder)
+        return history if extra is None else _with(history, extra)
 
     def affords(self, event: DpEvent, holders: Iterable[ClientId], budget: float) -> bool:
         """Whether every holder could pay `event` once more and stay within the epsilon `budget`."""
-        for entries in {self.entries(holder, extra=event) for holder in holders}:
+        for entries in {_with(history, event) for history in self.paid.different(holders)}:
             # The reported epsilon may lie a little above the bound, and it is what must fit.
             if allowed(epsilon_bound(entries, self.delta, relation=self.relation)) <= budget:
                 continue
@@ -146,13 +156,11 @@ class Ledger:
         """
         inner, times = flatten(event)
         check_relation(inner, self.relation)
-        for holder in holders:
-            counts = self.paid.setdefault(holder, {})
-            counts[inner] = counts.get(inner, 0) + times
+        self.paid.charge(inner, times, holders)
 
     def largest(self) -> float:
         """The epsilon of the holder who has spent most; 0 while nobody has paid."""
-        all_counts = {frozenset(counts.items()) for counts in self.paid.values()}
+        all_counts = {frozenset(history) for history in self.paid.different()}
         most = [
             tuple(sorted(counts, key=repr))
             for counts in all_counts
@@ -194,31 +202,40 @@ class Ledger:
     def worst(self) -> Ledger:
         """A ledger of one holder, who has paid each event as often as anyone has."""
         counts: dict[DpEvent, int] = {}
-        for paid in self.paid.values():
-            for event, count in paid.items():
+        for history in self.paid.different():
+            for event, count in history:
                 counts[event] = max(count, counts.get(event, 0))
-        return Ledger(self.unit, self.delta, {EVERYONE: counts}, self.relation, self.accountant)
+        everyone = Payments({EVERYONE: counts})
+        return Ledger(self.unit, self.delta, everyone, self.relation, self.accountant)
 
     def to_json(self) -> dict[str, Any]:
-        """The ledger as plain data, for a checkpoint."""
+        """The ledger as plain data, for a checkpoint.
+
+        Each holder has a line of its own, or, where there are more than APART, shares one with all
+        who have paid the same.
+        """
+        lines: list[tuple[ClientId | list[ClientId], Entries]]
+        if len(self.paid) <= APART:
+            lines = [(holder, self.paid.history(holder)) for holder in self.paid]
+        else:
+            lines = [(holders, history) for history, holders in self.paid.groups()]
         return {
             "unit": self.unit,
             "delta": self.delta,
             "relation": self.relation,
             "accountant": self.accountant,
             "paid": [
-                [holder, [[event_to_json(e), n] for e, n in counts.items()]]
-                for holder, counts in sorted(self.paid.items())
+                [holders, [[event_to_json(e), n] for e, n in history]] for holders, history in lines
             ],
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Ledger:
         """The ledger that `to_json` wrote."""
-        paid = {
-            int(holder): {event_from_json(e): int(n) for e, n in counts}
-            for holder, counts in data["paid"]
-        }
+        paid = Payments()
+        for holders, counts in data["paid"]:
+            history = tuple((event_from_json(e), int(n)) for e, n in counts)
+            paid.set(history, holders if isinstance(holders, list) else [int(holders)])
         relation = data.get("relation", "add_or_remove_one")
         return cls(
             data["unit"], float(data["delta"]), paid, relation, data.get("accountant", "pld")

@@ -38,8 +38,7 @@ class RunResult(BaseModel):
         dropped_total: times that a client fell silent in a round.
         masks_recovered: pair masks rebuilt from shares because a client dropped out.
         bytes_up_per_client: mean over the population. `bytes_up` has each client's, unless the
-        claim
-            rests on hidden cohorts: then it is empty.
+            claim rests on hidden cohorts, or there are more than 1000 clients: then it is empty.
         randomness: whether the noise can be replayed, in words.
         baselines: alone, alone_worst and pooled, outside the guarantee; empty when not asked for.
         alone: the first clients, each training alone.

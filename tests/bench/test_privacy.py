@@ -9,9 +9,10 @@ from functools import partial
 
 import pytest
 
-from codex_ray.bench import privacy, privacy_accounts, privacy_samplers
+from codex_ray.bench import privacy_accounts, privacy_samplers
 from codex_ray.bench.bars import Figure, Row, at_least, at_most, fewer, held, near, near_share
-from codex_ray.bench.privacy import PARTS, bench
+from codex_ray.bench.parts import measured
+from codex_ray.bench.privacy import PARTS
 from codex_ray.bench.published_noise import published
 from codex_ray.cli import main
 from codex_ray.learning import clipped_sums, kernel_agreement
@@ -50,7 +51,7 @@ def test_scaling_down_leaves_something_to_measure() -> None:
 
 
 def test_every_accountant_is_within_its_bar() -> None:
-    rows = {row.name: row for row in bench(["accountants"])}
+    rows = {row.name: row for row in measured(PARTS, ["accountants"])}
     assert len(rows) == 5 and all(row.holds for row in rows.values())
     figures = {name: row.figures[0] for name, row in rows.items()}
     assert (figures["epsilon by PLD"].low, figures["epsilon by PLD"].high) == (
@@ -65,9 +66,15 @@ def test_every_accountant_is_within_its_bar() -> None:
 def test_another_setting_misses_the_accountants_bars(monkeypatch) -> None:
     monkeypatch.setattr(privacy_accounts, "STEPS", 990)
     monkeypatch.setattr(privacy_accounts, "PARTICIPATIONS", 11)
-    assert [row.holds for row in bench(["accountants"])] == [False, False, True, False, False]
+    assert [row.holds for row in measured(PARTS, ["accountants"])] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     monkeypatch.setattr(privacy_accounts, "STEPS", 900)
-    assert not any(row.holds for row in bench(["accountants"]))
+    assert not any(row.holds for row in measured(PARTS, ["accountants"]))
 
 
 def test_prv_counts_steps_and_noise() -> None:
@@ -76,18 +83,18 @@ def test_prv_counts_steps_and_noise() -> None:
 
 
 def test_calibrations_are_those_that_were_published(monkeypatch) -> None:
-    rows = bench(["calibrations"], scale=0.1)
+    rows = measured(PARTS, ["calibrations"], scale=0.1)
     assert [row.holds for row in rows] == [True] * 5
     louder = [replace(one, noise=1.02 * one.noise) for one in published()]
     monkeypatch.setattr(privacy_accounts, "published", lambda: louder)
-    assert [row.holds for row in bench(["calibrations"], scale=0.1)] == [False] * 5
+    assert [row.holds for row in measured(PARTS, ["calibrations"], scale=0.1)] == [False] * 5
     monkeypatch.undo()
     monkeypatch.setattr(privacy_accounts, "CALIBRATION_SECONDS", 0.0)
-    assert not any(row.holds for row in bench(["calibrations"], scale=0.1))
+    assert not any(row.holds for row in measured(PARTS, ["calibrations"], scale=0.1))
 
 
 def test_the_kernel_agrees_with_opacus_and_with_itself() -> None:
-    against, cut = bench(["kernel"], scale=0.1)
+    against, cut = measured(PARTS, ["kernel"], scale=0.1)
     assert against.holds and cut.holds
     assert len(against.figures) == 12 and len(cut.figures) == 8
     assert {one.high for one in against.figures} == {2e-5}
@@ -96,7 +103,7 @@ def test_the_kernel_agrees_with_opacus_and_with_itself() -> None:
 
 def test_a_kernel_that_clips_otherwise_does_not(monkeypatch) -> None:
     monkeypatch.setattr(clipped_sums, "OFFSET", 1e-3)
-    against, _ = bench(["kernel"], scale=0.1)
+    against, _ = measured(PARTS, ["kernel"], scale=0.1)
     assert not against.holds
     monkeypatch.undo()
     honest = kernel_agreement.clipped_sum
@@ -106,28 +113,27 @@ def test_a_kernel_that_clips_otherwise_does_not(monkeypatch) -> None:
         return found * (1 + 1e-7 * len(labels)), clipping
 
     monkeypatch.setattr(kernel_agreement, "clipped_sum", adrift)
-    against, cut = bench(["kernel"], scale=0.1)
+    against, cut = measured(PARTS, ["kernel"], scale=0.1)
     assert against.holds and not cut.holds
 
 
 def test_samplers_are_timed_at_each_width(monkeypatch) -> None:
-    rows = bench(["samplers"], scale=0.01)
+    rows = measured(PARTS, ["samplers"], scale=0.01)
     assert [len(row.figures) for row in rows] == [6, 6]
     assert all(one.value > 0 for row in rows for one in row.figures)
     assert "1e4 draws" in rows[0].name
     monkeypatch.setattr(privacy_samplers, "MOST_MILLISECONDS", 1e-6)
-    assert not any(row.holds for row in bench(["samplers"], scale=0.01))
+    assert not any(row.holds for row in measured(PARTS, ["samplers"], scale=0.01))
 
 
-def test_rows_are_watched_and_timed(monkeypatch) -> None:
+def test_rows_are_watched_and_timed() -> None:
     def part(scale):
         sum(range(3_000_000))
         yield Row("a", "", "", ())
         yield Row("b", f"{scale}", "", ())
 
-    monkeypatch.setattr(privacy, "PARTS", {"part": part})
     seen: list[Row] = []
-    rows = bench(["part"], scale=0.5, watch=seen.append)
+    rows = measured({"part": part}, ["part"], scale=0.5, watch=seen.append)
     assert rows == seen and [row.name for row in rows] == ["a", "b"]
     assert rows[0].seconds >= 0.01 and rows[1].seconds <= rows[0].seconds
     assert rows[1].found == "0.5"
@@ -163,5 +169,5 @@ def test_wrong_arguments_are_one_clear_line(arguments, said, capsys) -> None:
 
 @pytest.mark.slow
 def test_several_hosts_give_the_model_of_one_process() -> None:
-    (row,) = bench(["hosts"])
+    (row,) = measured(PARTS, ["hosts"])
     assert row.holds and row.found == "the same to the bit"

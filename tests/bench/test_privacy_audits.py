@@ -16,7 +16,8 @@ from codex_ray.assurance.broken_builds import (
     ShuffledAsPoisson,
 )
 from codex_ray.bench import privacy_audits, privacy_broken
-from codex_ray.bench.privacy import bench
+from codex_ray.bench.parts import measured
+from codex_ray.bench.privacy import PARTS
 from codex_ray.bench.privacy_audits import Probe, Target
 from codex_ray.bench.privacy_broken import builds
 from codex_ray.bench.small_runs import with_seed
@@ -31,7 +32,7 @@ BUILDS = {build.name: build for build in builds()}
 
 
 def test_sound_builds_pass_and_the_bounds_are_not_blind() -> None:
-    client, record = bench(["audit-sound"], scale=0.05)
+    client, record = measured(PARTS, ["audit-sound"], scale=0.05)
     assert client.holds and record.holds
     for row in (client, record):
         (mean,) = (one.value for one in row.figures if one.what.startswith("mean bound"))
@@ -45,12 +46,12 @@ def test_an_audit_that_cries_wolf_misses_the_bar(monkeypatch) -> None:
         return [replace(one, found=one.claimed + 0.01) for one in honest(run, canaries)]
 
     monkeypatch.setattr(privacy_audits, "audited", loud)
-    client, record = bench(["audit-sound"], scale=0.05)
+    client, record = measured(PARTS, ["audit-sound"], scale=0.05)
     assert not client.holds and not record.holds
     assert "1 of 1 bounds above the claim" in client.found
     monkeypatch.setattr(privacy_audits, "audited", lambda *_: [])
     with pytest.raises(ValueError):
-        bench(["audit-sound"], scale=0.05)
+        measured(PARTS, ["audit-sound"], scale=0.05)
 
 
 def test_a_probe_is_the_sum_of_everybody_and_knows_the_others() -> None:
@@ -68,7 +69,7 @@ def test_estimates_come_near_and_those_of_another_noise_do_not(monkeypatch) -> N
     monkeypatch.setattr(
         privacy_audits, "TARGETS", (Target(8.0, 500), Target(4.0, 500, rounds=2, rate=0.5))
     )
-    (row,) = bench(["audit-estimates"], scale=0.1)
+    (row,) = measured(PARTS, ["audit-estimates"], scale=0.1)
     assert row.holds and "within 15%" in row.found
     honest = CentralGaussian.release
 
@@ -77,7 +78,7 @@ def test_estimates_come_near_and_those_of_another_noise_do_not(monkeypatch) -> N
         return honest(less, group, **means)
 
     monkeypatch.setattr(CentralGaussian, "release", quieter)
-    (row,) = bench(["audit-estimates"], scale=0.1)
+    (row,) = measured(PARTS, ["audit-estimates"], scale=0.1)
     assert not row.holds
 
 
@@ -100,7 +101,7 @@ def test_a_build_that_nobody_catches_misses_the_bar(monkeypatch) -> None:
     tame = replace(BUILDS["equal seeds, DP-SGD"], broken=lambda sound, seed: sound)
     wild = replace(BUILDS["equal seeds, DP-SGD"], caught=lambda experiment: True)
     monkeypatch.setattr(privacy_broken, "builds", lambda: iter((tame, wild)))
-    unseen, nervous = bench(["audit-broken"], scale=0.1)
+    unseen, nervous = measured(PARTS, ["audit-broken"], scale=0.1)
     assert not unseen.holds and unseen.found.startswith("caught 0 of 1")
     assert not nervous.holds and nervous.found.endswith("sound twin passes 0 of 1")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from codex_ray.bench import privacy_training
-from codex_ray.bench.privacy import bench
+from codex_ray.bench.parts import measured
+from codex_ray.bench.privacy import PARTS
 from codex_ray.bench.privacy_training import Arm, _central, _compared, _inside, _run
 from codex_ray.config import experiment_from
 from codex_ray.experiment import assemble
@@ -17,7 +18,7 @@ CENTRAL = Arm(np.array([0.80, 0.82, 0.84]), 4.0)
 
 @pytest.mark.slow
 def test_the_arms_have_one_epsilon_by_one_accountant_and_16_bits() -> None:
-    rows = bench(["noise-inside"], scale=0.1)
+    rows = measured(PARTS, ["noise-inside"], scale=0.1)
     assert [row.name.split(" against")[0] for row in rows] == [
         "16-bit discrete Gaussian",
         "16-bit Skellam",
@@ -60,7 +61,7 @@ def test_a_difference_is_held_against_its_own_standard_error() -> None:
 
 
 def test_correlated_noise_is_held_against_the_published_gain(monkeypatch) -> None:
-    (row,) = bench(["correlated"], scale=0.1)
+    (row,) = measured(PARTS, ["correlated"], scale=0.1)
     assert "against" in row.found and len(row.figures) == 9
     found = {
         "accuracy": {"none": 0.90, "independent": 0.80, "correlated": 0.86},
@@ -80,4 +81,4 @@ def test_correlated_noise_is_held_against_the_published_gain(monkeypatch) -> Non
         monkeypatch.setattr(
             privacy_training, "compare_training", lambda *_, changed=changed, **__: changed
         )
-        assert bench(["correlated"])[0].holds == holds
+        assert measured(PARTS, ["correlated"])[0].holds == holds
