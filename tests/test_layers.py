@@ -19,7 +19,7 @@ FLOORS = [
     {"assurance"},
     {"records"},
     {"experiment", "config", "accounting", "calibrating"},
-    {"auditing", "certifying"},
+    {"auditing", "certifying", "sweeping"},
     {"running"},
     {"cluster", "api"},
     {"bench"},

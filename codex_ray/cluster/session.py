@@ -7,10 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from codex_ray.cluster.coordinator import Coordinator, read_round
 from codex_ray.cluster.transport import cause_of
@@ -58,6 +63,20 @@ def cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0.0))
 
 
+def _here() -> Any:
+    """This node; inside a placement group its first bundle, and the hosts in the others.
+
+    A trial of a sweep is such a group: it holds all that its hosts need before it begins.
+    """
+    group = get_current_placement_group()
+    if group is None:
+        node = ray.get_runtime_context().get_node_id()
+        return NodeAffinitySchedulingStrategy(node, soft=False)
+    return PlacementGroupSchedulingStrategy(
+        group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+    )
+
+
 def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[RoundResult | None]:
     """Each round's result from a coordinator actor; first None, when every host is ready.
 
@@ -65,8 +84,7 @@ def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[Roun
     """
     paths = [str(Path.cwd()), *[path for path in sys.path if path]]
     with ray_session(experiment.cluster.address):
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        coordinator = Coordinator.options(scheduling_strategy=here).remote()
+        coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
         try:
             stream = coordinator.run.options(num_returns="streaming").remote(
                 str(directory.path.resolve()), json.dumps(resolved(experiment)), paths

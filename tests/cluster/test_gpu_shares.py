@@ -1,4 +1,4 @@
-"""Hosts share the GPUs of a cluster by their plan: Ray hands the shares out, none is needed here."""
+"""Hosts share the GPUs of a cluster by their plan: Ray hands the shares out, and needs none."""
 
 from __future__ import annotations
 
