@@ -9,17 +9,11 @@ from typing import Any
 
 import torch
 
+from codex_ray.assembly import Assembled, Given, assemble
 from codex_ray.config import experiment_from, load_yaml, override, resolved, to_yaml
+from codex_ray.consistency import check_resumable
 from codex_ray.errors import ConfigError, RunDirectoryError
-from codex_ray.experiment import (
-    GIVEN,
-    Assembled,
-    Experiment,
-    Given,
-    assemble,
-    check_resumable,
-    single_thread,
-)
+from codex_ray.experiment import GIVEN, Experiment
 from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.records.checkpoint import Checkpoints
@@ -27,6 +21,7 @@ from codex_ray.records.report import write_report
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.running import begin, finish, rounds
+from codex_ray.threads import single_thread
 
 RUNS = Path("runs")
 ON_RESUME = ("cluster.", "rounds")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from codex_ray.assembly import Assembled, build_model
 from codex_ray.assurance.canary_clients import (
     CanaryClients,
     CanaryTraining,
@@ -36,7 +37,6 @@ from codex_ray.assurance.shown_records import shown_verdicts
 from codex_ray.assurance.verdict import Verdict, bound_verdict
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import Assembled, build_model
 from codex_ray.federation.client import Host
 from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.transport import LocalTransport

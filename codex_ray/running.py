@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from codex_ray.assembly import Assembled
 from codex_ray.certifying.issue import extrapolated, issue
 from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import Assembled
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import RoundResult, ServerState
 from codex_ray.federation.transport import Transport

@@ -134,7 +134,7 @@ _CODECS: dict[Any, _Codec] = {
     Floats: (lambda v: _write_vector(v, "<f4"), lambda r: _read_vector(r, "<f4")),
     tuple[int, ...]: (
         lambda v: [_U32.pack(len(v)), struct.pack(f"<{len(v)}I", *v)],
-        lambda r: tuple(int(x) for x in _read_vector(r, "<u4")),
+        lambda r: tuple(_read_vector(r, "<u4").tolist()),
     ),
     dict[int, bytes]: (_write_map, _read_map),
 }
@@ -217,3 +217,21 @@ def frames_of(outbox: Mapping[int, Message]) -> dict[int, bytes]:
     messages = {id(message): message for message in outbox.values()}
     written = {key: message.to_frame() for key, message in messages.items()}
     return {receiver: written[id(message)] for receiver, message in outbox.items()}
+
+
+class FrameReader:
+    """Reads the frames of one call; one for many, known by being one object, is read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, tuple[Frame, Message]] = {}  # the frame is kept, so its id is its own
+
+    def read(self, frame: Frame) -> Message:
+        """The message that `frame` holds; the same object for the same frame.
+
+        Raises:
+            ProtocolError: the frame is empty, of an unknown kind, cut, or too long.
+        """
+        known = self._read.get(id(frame))
+        if known is None:
+            known = self._read[id(frame)] = (frame, read_frame(frame))
+        return known[1]

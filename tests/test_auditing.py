@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import codex_ray
+from codex_ray.assembly import assemble
 from codex_ray.auditing import audited
 from codex_ray.cli import main
 from codex_ray.config import experiment_from, to_yaml
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import assemble
 from codex_ray.learning.batches import PoissonBatches
 from codex_ray.privacy import mechanisms
 from codex_ray.privacy.noise_inside import SkellamNoise

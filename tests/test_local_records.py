@@ -13,6 +13,7 @@ import pytest
 
 import codex_ray
 from codex_ray.accounting import claims, costs
+from codex_ray.assembly import assemble
 from codex_ray.auditing import audited
 from codex_ray.calibrating import RECORDS, with_noise
 from codex_ray.certifying.replay import charges_of, differences
@@ -21,7 +22,6 @@ from codex_ray.certifying.verify import verify
 from codex_ray.config import experiment_from
 from codex_ray.data.dataset import Records
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import assemble
 from codex_ray.learning.local_noise import LocalGaussianRecords, NoisedDataset
 from codex_ray.privacy.ledger import EVERYONE, Ledger
 from codex_ray.randomness import Stream

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import codex_ray
+from codex_ray.assembly import assemble
 from codex_ray.config import experiment_from, load_yaml
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import assemble
 from codex_ray.learning.plans import REFERENCE, Plan
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.learning.vectorised import VectorisedTraining

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from codex_ray.data.shared_records import shared_records
-from codex_ray.experiment import single_thread
 from codex_ray.learning.contest import PLAIN, bare, training
 from codex_ray.randomness import Randomness
+from codex_ray.threads import single_thread
 
 CLIENTS = 64
 """As many as there are sets of records in a measured run."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from codex_ray.bench.bars import Row
 from codex_ray.bench.processes import cpu_seconds
-from codex_ray.experiment import single_thread
+from codex_ray.threads import single_thread
 
 Part: TypeAlias = Callable[[float], Iterator[Row]]
 """Measures some rows, at full size or scaled down by a factor."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from codex_ray.assembly import assemble
 from codex_ray.assurance.canary_clients import CanaryClients
 from codex_ray.auditing import STEPS, audited
 from codex_ray.bench.bars import Figure, Row, at_least, at_most, fewer
@@ -22,7 +23,6 @@ from codex_ray.bench.small_runs import (
     with_trainer,
 )
 from codex_ray.config import experiment_from
-from codex_ray.experiment import assemble
 from codex_ray.privacy.calibration import calibrate
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.empirical_estimates import canary_estimate, measure_round

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from codex_ray.assembly import assemble
 from codex_ray.assurance.broken_builds import (
     ForgottenDropouts,
     NoClip,
@@ -25,7 +26,7 @@ from codex_ray.bench.small_runs import DELTA, HOSPITALS, PHONES, with_mechanism,
 from codex_ray.certifying.issue import Evidence, document_of, read_lines, sha256_of
 from codex_ray.certifying.terms import Terms, published
 from codex_ray.config import experiment_from, to_yaml
-from codex_ray.experiment import Experiment, assemble
+from codex_ray.experiment import Experiment
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.privacy.calibration import calibrate

@@ -15,12 +15,13 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 
+from codex_ray.assembly import Given, assemble
 from codex_ray.bench.bars import Figure, Row, at_least, at_most, fewer, near_share
 from codex_ray.bench.correlated import Task, compare_training
 from codex_ray.bench.small_runs import DELTA, with_mechanism, with_seed
 from codex_ray.config import experiment_from
 from codex_ray.data.in_memory import InMemory
-from codex_ray.experiment import Experiment, Given, assemble
+from codex_ray.experiment import Experiment
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import LocalTransport

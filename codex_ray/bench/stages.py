@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from codex_ray.assembly import Assembled, Given, assemble
 from codex_ray.bench.workloads import Workload
 from codex_ray.config import to_yaml
-from codex_ray.experiment import Assembled, Given, assemble
 from codex_ray.federation.run import Run
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.records.checkpoint import Checkpoints

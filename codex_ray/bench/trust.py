@@ -16,15 +16,17 @@ from typing import Any, Final
 import numpy as np
 
 from codex_ray.api import plan
+from codex_ray.assembly import Given, assemble
 from codex_ray.bench.bars import Figure, Row, at_least, fewer
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.data.in_memory import InMemory
-from codex_ray.experiment import Experiment, Given, assemble, single_thread
+from codex_ray.experiment import Experiment
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import RoundResult, ServerState
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.randomness import Randomness
 from codex_ray.records.arms import draw_arms
+from codex_ray.threads import single_thread
 
 ARMS: Final = ("records", "hospital", "shared", "central")
 """From the least trust to the most."""

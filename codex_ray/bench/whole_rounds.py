@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from codex_ray.assembly import Assembled
 from codex_ray.bench.processes import (
     by_role,
     cpu_by_role,
@@ -24,7 +25,6 @@ from codex_ray.bench.processes import (
 )
 from codex_ray.bench.workloads import Workload
 from codex_ray.config import to_yaml
-from codex_ray.experiment import Assembled
 from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.records.run_directory import RunDirectory

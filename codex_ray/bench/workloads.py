@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from codex_ray.api import plan as planned
+from codex_ray.assembly import Assembled, assemble
 from codex_ray.bench.bars import fewer
-from codex_ray.experiment import Assembled, Experiment, assemble
+from codex_ray.experiment import Experiment
 from codex_ray.learning.contest import BATCH, RATE
 from codex_ray.learning.trainers import LocalTraining
 

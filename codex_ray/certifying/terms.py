@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from codex_ray.experiment import Assembled, Experiment, charges
+from codex_ray.assembly import Assembled, charges
+from codex_ray.experiment import Experiment
 from codex_ray.federation.charges import Charge
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd

@@ -33,10 +33,12 @@ def _audit(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from codex_ray.api import plan
+    from codex_ray.assembly import assemble
     from codex_ray.auditing import Auditor
     from codex_ray.config import parse_overrides
-    from codex_ray.experiment import Audit, assemble, single_thread
+    from codex_ray.experiment import Audit
     from codex_ray.records.run_directory import RunDirectory, to_json_bytes
+    from codex_ray.threads import single_thread
 
     path = Path(arguments.run)
     file = RunDirectory(path).config if path.is_dir() else path

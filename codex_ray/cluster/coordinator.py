@@ -9,14 +9,16 @@ from pathlib import Path
 
 import ray
 
+from codex_ray.assembly import assemble
 from codex_ray.cluster.hosts import HostActor
 from codex_ray.cluster.transport import RayTransport, await_ready
 from codex_ray.config import experiment_from, resolved
 from codex_ray.errors import ClusterError
-from codex_ray.experiment import Experiment, assemble, long_lived
+from codex_ray.experiment import Experiment
 from codex_ray.federation.state import RoundResult
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.running import rounds
+from codex_ray.threads import long_lived
 
 
 class CoordinatorServer:

@@ -5,43 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
 import ray
 
+from codex_ray.cluster.hosts import CarrierServer
 from codex_ray.cluster.session import ray_session
 from codex_ray.cluster.transport import RayTransport, await_ready
-from codex_ray.experiment import long_lived
 from codex_ray.federation.bare_sums import SumHost
 from codex_ray.federation.federation import Federation
-from codex_ray.federation.transport import work_here
+from codex_ray.threads import long_lived
 
 DEADLINE = 600.0
 
 
-class SumHostServer:
+class SumHostServer(CarrierServer):
     """A `SumHost` in a process of its own, fed with bytes."""
 
     def __init__(self, federation: str, dimension: int) -> None:
         long_lived()
         protocol = Federation.model_validate_json(federation).protocol
-        self._host = SumHost(protocol, dimension=dimension)
-
-    def ready(self) -> bool:
-        """True, once the host is built."""
-        return True
-
-    def handle(self, frames: dict[int, bytes]) -> dict[int, bytes]:
-        """Each client's reply to its own frame."""
-        return self._host.handle(frames)
-
-    def broadcast(self, frame: npt.NDArray[np.uint8], clients: list[int]) -> dict[int, bytes]:
-        """Each client's reply to one frame for all of them, which the object store shares."""
-        return self._host.handle(dict.fromkeys(clients, frame.data))
-
-    def work(self, task: bytes) -> bytes:
-        """The result of a piece of the server's own work, which no client has a part in."""
-        return work_here(task)
+        super().__init__(SumHost(protocol, dimension=dimension))
 
 
 SumHostActor = ray.remote(SumHostServer)

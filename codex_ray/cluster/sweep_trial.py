@@ -20,13 +20,14 @@ from ray import tune
 from codex_ray.api import plan, run
 from codex_ray.config import load_yaml, override, resolved
 from codex_ray.errors import RunDirectoryError
-from codex_ray.experiment import Experiment, long_lived
+from codex_ray.experiment import Experiment
 from codex_ray.federation.run import EXTRAPOLATED
 from codex_ray.federation.state import RoundResult
 from codex_ray.records.hparams import write_hparams
 from codex_ray.records.report import write_report
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory
+from codex_ray.threads import long_lived
 
 TRIAL = "trial"
 """The key of a configuration that numbers the trial; it names the run directory."""

@@ -12,55 +12,72 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from codex_ray.cluster.hosts import INLINE, as_frame, as_raw
+from codex_ray.cluster.packing import Costs, Pool
 from codex_ray.errors import ClusterError, CodexRayError, HostLost
+from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Frames, work_here
 from codex_ray.types import ClientId, Stage
 from codex_ray.wire import Frame, kind_of
 
 IN_FLIGHT = 2
-CHUNKS_PER_HOST = 4
-INLINE = 100_000
-"""Bytes from which a broadcast frame goes through the object store instead of with each call."""
 
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Clients that one call carries, and the host they are bound to (None: any)."""
-
-    clients: tuple[ClientId, ...]
-    host: int | None
+Chunk = tuple[ClientId, ...]
+"""Clients that one call carries."""
 
 
 @dataclass
 class _Trip:
-    """One exchange under way.
+    """One exchange under way: what still has to go out, what is out, and what came of it.
 
     Attributes:
         stage: of the frames that go out.
         outbox: each client's frame.
         shared: the one large frame that everyone gets, in the object store; else None.
-        own: for each host the chunks that are bound to it.
-        free: chunks for whoever comes first.
+        own: for each host the chunks that only it can do.
+        pool: clients for whichever host comes first.
         waiting: the calls that are out, with their hosts and chunks.
+        inbox: the replies that came.
+        lost: clients who were not heard because their host is gone.
     """
 
     stage: Stage
     outbox: Frames
     shared: Any | None
-    own: dict[int, deque[_Chunk]]
-    free: deque[_Chunk]
-    waiting: dict[Any, tuple[int, _Chunk]] = field(default_factory=dict)
+    own: list[deque[Chunk]]
+    pool: Pool | None = None
+    waiting: dict[Any, tuple[int, Chunk]] = field(default_factory=dict)
+    inbox: dict[ClientId, bytes] = field(default_factory=dict)
+    lost: set[ClientId] = field(default_factory=set)
 
-    def next_for(self, host: int) -> _Chunk | None:
-        """The chunk that the host is to do next, taken off its queue."""
-        queue = self.own[host] or self.free
-        return queue.popleft() if queue else None
+    def next_for(self, host: int) -> Chunk:
+        """The chunk that the host is to do next, taken off; empty when there is none for it."""
+        if self.own[host]:
+            return self.own[host].popleft()
+        return self.pool.take() if self.pool is not None else ()
 
-    def clients_owed(self) -> set[ClientId]:
+    def take(self, parcel: Parcel) -> None:
+        """Keeps the replies of a chunk; equal ones stay one object."""
+        copies = {id(frame): bytes(frame) for frame in parcel.frames.values()}
+        self.inbox |= {client: copies[id(frame)] for client, frame in parcel.frames.items()}
+
+    def owed(self) -> set[ClientId]:
         """Everyone bound to a host who has not been heard."""
         chunks = [chunk for _, chunk in self.waiting.values()]
-        chunks += [chunk for queue in self.own.values() for chunk in queue]
-        return {client for chunk in chunks for client in chunk.clients}
+        chunks += [chunk for queue in self.own for chunk in queue]
+        return {client for chunk in chunks for client in chunk}
+
+    def go_without(self, clients: set[ClientId], reason: str) -> None:
+        """Gives clients up, when it is too late to try the round again.
+
+        From the first unmask request on the survivor set is final: there is no second try.
+
+        Raises:
+            HostLost: it is not final yet.
+        """
+        if self.stage < Stage.UNMASK:
+            raise HostLost(reason)
+        self.lost |= clients
 
 
 class RayTransport:
@@ -68,15 +85,36 @@ class RayTransport:
 
     Between the training task and the last message of a round a client stays on one host, because
     its update and its keys are there and nowhere else. With as many hosts as clients, client i is
-    always on host i.
+    always on host i. Otherwise a client is trained by whichever host has room, and what hosts tell
+    of the time that it took decides in which order, and nothing else.
     """
 
-    def __init__(self, hosts: Sequence[Any], *, population: int, deadline: float) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[Any],
+        *,
+        population: int,
+        deadline: float,
+        costs: Costs | None = None,
+        together: int = 1,
+    ) -> None:
+        """A seam to those actors.
+
+        Args:
+            hosts: the actors.
+            population: how many clients there are.
+            deadline: seconds after which a silent host counts as lost.
+            costs: what is known of the time that clients take; nothing, if it is left out.
+            together: how many clients a host trains in one program.
+        """
         self._hosts = list(hosts)
         self._pinned = population <= len(hosts)
         self._deadline = deadline
+        self._costs = costs or Costs(population)
+        self._together = together
         self._place: dict[ClientId, int] = {}
         self._silent: set[int] = set()
+        self._warm: set[int] = set()
         self.lost: frozenset[ClientId] = frozenset()
 
     @property
@@ -96,29 +134,69 @@ class RayTransport:
             return {}
         trip = self._prepare(outbox)
         for _ in range(IN_FLIGHT):
-            for host in trip.own:
+            for host in range(len(self._hosts)):
                 self._submit(host, trip)
-        inbox: dict[ClientId, bytes] = {}
-        lost: set[ClientId] = set()
         while trip.waiting:
             done, _ = ray.wait(list(trip.waiting), timeout=self._deadline)
             if not done:  # every host that still owes something has been silent for so long
                 self._silent |= {host for host, _ in trip.waiting.values()}
                 reason = f"hosts {sorted(self._silent)} gave no answer for {self._deadline:g} s"
-                lost |= _without(trip.clients_owed(), trip.stage, reason)
+                trip.go_without(trip.owed(), reason)
                 break
             for ref in done:
-                host, chunk = trip.waiting.pop(ref)
-                try:
-                    inbox |= ray.get(ref, timeout=self._deadline)
-                except RayError as error:
-                    cause = cause_of(error)
-                    if not isinstance(cause, HostLost):
-                        raise cause from error
-                    lost |= _without(set(chunk.clients), trip.stage, f"host {host}: {cause}")
-                self._submit(host, trip)
-        self.lost = frozenset(lost)
-        return inbox
+                self._receive(ref, trip)
+        self.lost = frozenset(trip.lost)
+        return trip.inbox
+
+    def _prepare(self, outbox: Frames) -> _Trip:
+        """The exchange before anything is out: whoever is not bound to a host is in the pool."""
+        stage = kind_of(next(iter(outbox.values()))).stage
+        clients = sorted(outbox)
+        trip = _Trip(stage, outbox, _shared(outbox), [deque() for _ in self._hosts])
+        if stage is Stage.TRAIN and not self._pinned:
+            trip.pool = Pool(clients, self._costs, hosts=self.width, together=self._together)
+            return trip
+        if stage is Stage.TRAIN:
+            self._place |= {client: client for client in clients}
+        held: list[list[ClientId]] = [[] for _ in self._hosts]
+        for client in clients:
+            held[self._place[client]].append(client)
+        for queue, chunk in zip(trip.own, held, strict=True):
+            if chunk:
+                queue.append(tuple(chunk))
+        return trip
+
+    def _submit(self, host: int, trip: _Trip) -> None:
+        """Gives the host its next chunk, if there is one for it."""
+        chunk = trip.next_for(host)
+        if not chunk:
+            return
+        if trip.pool is not None:
+            self._place |= dict.fromkeys(chunk, host)
+        actor = self._hosts[host]
+        if trip.shared is not None:
+            ref = actor.broadcast.remote(trip.shared, list(chunk))
+        else:
+            parcel = Parcel({client: trip.outbox[client] for client in chunk})
+            ref = actor.handle.remote(as_raw(parcel.to_bytes()))
+        trip.waiting[ref] = (host, chunk)
+
+    def _receive(self, ref: Any, trip: _Trip) -> None:
+        """Takes what a host has sent, or that it is lost, and keeps it busy."""
+        host, chunk = trip.waiting.pop(ref)
+        try:
+            parcel = Parcel.read(as_frame(ray.get(ref, timeout=self._deadline)))
+        except RayError as error:
+            cause = cause_of(error)
+            if not isinstance(cause, HostLost):
+                raise cause from error
+            trip.go_without(set(chunk), f"host {host}: {cause}")
+        else:
+            trip.take(parcel)
+            if trip.stage is Stage.TRAIN and host in self._warm:
+                self._costs.learn(chunk, parcel.seconds)
+            self._warm.add(host)  # its first chunk took what it took to warm up
+        self._submit(host, trip)
 
     def work(self, tasks: Sequence[Frame]) -> list[bytes]:
         """The result of each piece of the server's own work, from whichever host it fell to.
@@ -142,48 +220,6 @@ class RayTransport:
                 results.append(work_here(task))
         return results
 
-    def _prepare(self, outbox: Frames) -> _Trip:
-        stage = kind_of(next(iter(outbox.values()))).stage
-        chunks = self._chunks(sorted(outbox), stage)
-        return _Trip(
-            stage,
-            outbox,
-            _shared(outbox),
-            {
-                host: deque(chunk for chunk in chunks if chunk.host == host)
-                for host in range(len(self._hosts))
-            },
-            deque(chunk for chunk in chunks if chunk.host is None),
-        )
-
-    def _chunks(self, clients: list[ClientId], stage: Stage) -> list[_Chunk]:
-        """The clients in chunks: to train, for whoever is free; afterwards, where they are."""
-        if stage is Stage.TRAIN and not self._pinned:
-            size = max(1, -(-len(clients) // (CHUNKS_PER_HOST * len(self._hosts))))
-            return [
-                _Chunk(tuple(clients[i : i + size]), None) for i in range(0, len(clients), size)
-            ]
-        if stage is Stage.TRAIN:
-            self._place |= {client: client for client in clients}
-        by_host: dict[int, list[ClientId]] = {}
-        for client in clients:
-            by_host.setdefault(self._place[client], []).append(client)
-        return [_Chunk(tuple(held), host) for host, held in sorted(by_host.items())]
-
-    def _submit(self, host: int, trip: _Trip) -> None:
-        """Gives the host its next chunk, if there is one for it."""
-        chunk = trip.next_for(host)
-        if chunk is None:
-            return
-        for client in chunk.clients:
-            self._place[client] = host
-        actor = self._hosts[host]
-        if trip.shared is not None:
-            ref = actor.broadcast.remote(trip.shared, list(chunk.clients))
-        else:
-            ref = actor.handle.remote({c: _plain(trip.outbox[c]) for c in chunk.clients})
-        trip.waiting[ref] = (host, chunk)
-
     def recover(self) -> None:
         """Waits until every host answers again: a dead or hung one is started anew by Ray.
 
@@ -191,6 +227,7 @@ class RayTransport:
             ClusterError: a host does not come back before the deadline.
         """
         self._place.clear()
+        self._warm.clear()
         for host in self._silent:  # a hung process does not die by itself
             ray.kill(self._hosts[host], no_restart=False)
         self._silent.clear()
@@ -244,19 +281,6 @@ def cause_of(error: RayError) -> CodexRayError:
     if isinstance(error, RayTaskError):
         return ClusterError(f"an actor failed: {type(cause or error).__name__}: {last}")
     return HostLost(f"{type(error).__name__}: {last}")
-
-
-def _without(clients: set[ClientId], stage: Stage, reason: str) -> set[ClientId]:
-    """The clients that the round goes on without, when it is too late to try it again.
-
-    From the first unmask request on the survivor set is final: there is no second try.
-
-    Raises:
-        HostLost: it is not final yet.
-    """
-    if stage < Stage.UNMASK:
-        raise HostLost(reason)
-    return clients
 
 
 def _shared(outbox: Frames) -> Any | None:

@@ -21,14 +21,14 @@ from codex_ray.federation.messages import (
 )
 from codex_ray.federation.sessions import Sessions
 from codex_ray.privacy.codec import Codec
-from codex_ray.privacy.mechanisms import Fact, PrivacyMechanism
+from codex_ray.privacy.mechanism import Fact, Means, PrivacyMechanism
 from codex_ray.privacy.noise_inside import NoiseInside, rounded_sum
 from codex_ray.privacy.passengers import Told
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Randomness
 from codex_ray.secagg.protocols import SumProtocol
 from codex_ray.types import ClientId, Residues, SessionContext
-from codex_ray.wire import Frame, Message, read_frame
+from codex_ray.wire import Frame, FrameReader, Message, frames_of
 
 LOG = logging.getLogger(__name__)
 
@@ -65,12 +65,30 @@ class LocalTrainer(Protocol):
         ...
 
 
-@dataclass
-class _Client:
-    """What one client holds between the messages of one attempt at one round."""
+@dataclass(frozen=True)
+class _Assignment:
+    """A task, unpacked once for all the clients of a host, in however many chunks they come."""
 
-    task: tuple[int, int]
-    figures: tuple[float, ...] = ()
+    task: TrainTask
+    params: torch.Tensor  # [d], a copy that torch may write to
+    context: SessionContext
+    rotation: Rotation | None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What a later task has more of."""
+        return self.task.round, self.task.attempt
+
+    def holds(self, task: TrainTask) -> bool:
+        """Whether `task` is the same one. Frames do not change, so the same memory has the same
+        parameters for as long as it is held, which it is here."""
+        same = (self.task.run, *self.order) == (task.run, task.round, task.attempt)
+        one, other = self.task.params, task.params
+        return (
+            same
+            and (one.ctypes.data, one.size) == (other.ctypes.data, other.size)
+            and np.array_equal(self.task.mechanism, task.mechanism)
+        )
 
 
 @contextmanager
@@ -108,7 +126,9 @@ class Host:
         self._by_record = by_record
         self._debug = debug
         self._sessions = Sessions(protocol, fold=fold)
-        self._clients: dict[ClientId, _Client] = {}
+        self._assignment: _Assignment | None = None
+        self._trained: dict[ClientId, tuple[float, ...]] = {}
+        """Who was trained in the last attempt at a round, with the figures to debug by."""
 
     def handle(self, frames: Mapping[ClientId, Frame]) -> dict[ClientId, bytes]:
         """The reply of each client that was sent a frame, in increasing order of the client.
@@ -118,67 +138,105 @@ class Host:
         Raises:
             HostLost: a client is asked to sum that was not trained on this host.
         """
-        read: dict[int, Message] = {}  # a broadcast is one frame for all: decode it once
+        reader = FrameReader()
         folding = self._sessions.folding(bits=self._codec.bits)
-        tasks: dict[int, list[ClientId]] = {}
+        tasks: dict[int, tuple[TrainTask, list[ClientId]]] = {}
         replies: dict[ClientId, Message] = {}
         for client in sorted(frames):
-            frame = frames[client]
-            if id(frame) not in read:
-                read[id(frame)] = read_frame(frame)
-            message = read[id(frame)]
+            message = reader.read(frames[client])
             if isinstance(message, TrainTask):
-                tasks.setdefault(id(frame), []).append(client)
+                tasks.setdefault(id(message), (message, []))[1].append(client)
             else:
                 with _refusing(client):
                     reply = self._answer(client, message)
                     replies[client] = folding.fold(reply) if folding else reply
-        for key, asked in tasks.items():
-            task = read[key]
-            assert isinstance(task, TrainTask)
-            clients = [client for client in asked if self._is_new(client, task)]
-            self._train(task, clients)
-            replies |= {client: Trained(self._sessions.identity(client)) for client in clients}
-        return {client: replies[client].to_frame() for client in sorted(replies)}
+        for task, asked in tasks.values():
+            replies |= self._train(task, asked)
+        return frames_of({client: replies[client] for client in sorted(replies)})
 
-    def _train(self, task: TrainTask, clients: list[ClientId]) -> None:
-        """Trains `clients` and keeps each one's encoded update for the session to come."""
+    def _train(self, task: TrainTask, asked: list[ClientId]) -> dict[ClientId, Message]:
+        """Trains those who have not yet answered this attempt or a later one.
+
+        Two summands of one attempt, over two models, would show an update by subtraction.
+        """
+        if not self._takes(task):
+            return {}
+        clients = [client for client in asked if client not in self._trained]
         self._sessions.begin()
-        params = torch.from_numpy(np.require(task.params, requirements=["W"]))
-        context = SessionContext(
-            run=task.run,
-            round=task.round,
-            attempt=task.attempt,
-            model_digest=hashlib.sha256(task.params.tobytes()).digest(),
-            dimension=self._codec.length,
-            bits=self._codec.bits,
-        )
-        state = tuple(float(number) for number in task.mechanism)
-        rotation = self._codec.rotation(self._randomness.public.stream("rotation", task.round))
         if self._by_record:
-            for client in clients:
-                summand = self._sum_of_steps(params, client, task.round, rotation=rotation)
-                self._sessions.seat(client, context, summand=summand)
-                self._clients[client] = _Client((task.round, task.attempt))
-            return
-        updates = self._trainer.train(params, clients, task.round)  # [n, d]
-        for client, update, told in zip(clients, updates, self._told(params, clients), strict=True):
-            summand = self._mechanism.encode(
-                update,
-                self._codec,
-                rotation=rotation,
-                draws=self._randomness.secret.stream("rounding", task.round, client),
-                told=told,
-                noise=self._randomness.secret.stream("noise share", task.round, client),
-                state=state,
+            self._train_by_record(clients)
+        else:
+            self._train_updates(clients)
+        if not self._sessions.identified:
+            return dict.fromkeys(clients, Trained(b""))
+        return {client: Trained(self._sessions.identity(client)) for client in clients}
+
+    def _takes(self, task: TrainTask) -> bool:
+        """Whether the task is of the present attempt or a later one, which then is the present one.
+
+        What clients hold of an earlier attempt is forgotten: nobody will ask for it.
+        """
+        held, order = self._assignment, (task.round, task.attempt)
+        if held is None or order > held.order:
+            self._trained.clear()
+            self._sessions.forget()
+        elif order < held.order:
+            return False
+        if held is None or not held.holds(task):
+            self._assignment = self._unpacked(task)
+        return True
+
+    def _unpacked(self, task: TrainTask) -> _Assignment:
+        return _Assignment(
+            task,
+            torch.from_numpy(task.params.copy()),
+            SessionContext(
+                run=task.run,
+                round=task.round,
+                attempt=task.attempt,
+                model_digest=hashlib.sha256(task.params.data).digest(),
+                dimension=self._codec.length,
+                bits=self._codec.bits,
+            ),
+            self._codec.rotation(self._randomness.public.stream("rotation", task.round)),
+        )
+
+    def _train_by_record(self, clients: list[ClientId]) -> None:
+        """Has each client's records rounded step by step, and keeps its summand for the session."""
+        given = self._assignment
+        assert given is not None
+        for client in clients:
+            summand = self._sum_of_steps(
+                given.params, client, given.task.round, rotation=given.rotation
             )
-            self._sessions.seat(client, context, summand=summand)
+            self._sessions.seat(client, given.context, summand=summand)
+            self._trained[client] = ()
+
+    def _train_updates(self, clients: list[ClientId]) -> None:
+        """Trains `clients` and keeps each one's encoded update for the session to come."""
+        given = self._assignment
+        assert given is not None
+        task, params = given.task, given.params
+        state = tuple(float(number) for number in task.mechanism)
+        secret, round = self._randomness.secret, task.round
+        updates = self._trainer.train(params, clients, round)  # [n, d], on the trainer's device
+        means = Means(
+            rotation=given.rotation,
+            draws=lambda row: secret.stream("rounding", round, clients[row]),
+            noise=lambda row: secret.stream("noise share", round, clients[row]),
+            told=self._told(params, clients),
+            state=state,
+        )
+        summands = self._mechanism.encode_all(updates, self._codec, means)
+        norms = torch.linalg.vector_norm(updates.double(), dim=1).tolist() if self._debug else []
+        for row, client in enumerate(clients):
+            # A copy: a row would keep the whole chunk for as long as its client is waited for.
+            self._sessions.seat(client, given.context, summand=summands[row].copy())
             figures: tuple[float, ...] = ()
             if self._debug:
-                norm = float(torch.linalg.vector_norm(update.double()))
-                sent = self._mechanism.sent_norm(summand, self._codec, state=state)
-                figures = (norm, sent, *self._trainer.clipping(client))
-            self._clients[client] = _Client((task.round, task.attempt), figures)
+                sent = self._mechanism.sent_norm(summands[row], self._codec, state=state)
+                figures = (norms[row], sent, *self._trainer.clipping(client))
+            self._trained[client] = figures
 
     def _sum_of_steps(
         self, params: torch.Tensor, client: ClientId, round: int, *, rotation: Rotation | None
@@ -202,21 +260,12 @@ class Host:
         asked = self._mechanism.asks
         return self._trainer.tell(params, clients, asked) if asked else [None] * len(clients)
 
-    def _is_new(self, client: ClientId, task: TrainTask) -> bool:
-        """Whether the client has not yet answered this attempt or a later one.
-
-        Two summands of one attempt, over two models, would show an update by subtraction.
-        """
-        held = self._clients.get(client)
-        return held is None or (task.round, task.attempt) > held.task
-
     def _answer(self, client: ClientId, message: Message) -> Message:
-        held = self._clients.get(client)
-        if held is None:
+        if client not in self._trained:
             # The host that trained it is gone, and this one has taken its place.
             raise HostLost(f"client {client} was not trained here")
         if isinstance(message, DebugRequest):
             if not self._debug:
                 raise ProtocolError("debug figures were asked for in a run that has debug off")
-            return DebugReport(np.array(held.figures, dtype=np.float32))
+            return DebugReport(np.array(self._trained[client], dtype=np.float32))
         return self._sessions.answer(client, message)

@@ -26,6 +26,7 @@ class Folding:
         self._total: Words | None = None
         self._upload: Masked | None = None
         self._weight = 0
+        self._note = FoldedInput(0)
 
     def fold(self, reply: Message) -> Message:
         """The reply to send: itself for the first summand, a note for each that was added to it."""
@@ -34,14 +35,16 @@ class Folding:
         if not isinstance(reply, MaskedInput | PlainSummand):
             return reply
         if self._total is None:
-            self._weight = len(reply.to_frame())
+            self._note = FoldedInput(len(reply.to_frame()))
             self._total = reply.words.copy()
             return replace(reply, words=self._total)
         if reply.words.shape != self._total.shape or reply.words.dtype != self._total.dtype:
             return reply
         np.add(self._total, reply.words, out=self._total)
-        np.bitwise_and(self._total, self._total.dtype.type(self._largest), out=self._total)
-        return FoldedInput(self._weight)
+        kind = self._total.dtype.type
+        if self._largest != np.iinfo(kind).max:  # else words wrap around by themselves
+            np.bitwise_and(self._total, kind(self._largest), out=self._total)
+        return self._note
 
     def _fold_upload(self, reply: MaskedUpload) -> Message:
         """The same where a client speaks once: its shares for the committee stay its own."""

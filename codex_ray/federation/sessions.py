@@ -54,15 +54,24 @@ class Sessions:
 
     def identity(self, client: ClientId) -> bytes:
         """The public half of the client's identity; empty where the protocol needs none."""
-        if not self._protocol.identified:
+        if not self.identified:
             return b""
         if client not in self._identities:
             self._identities[client] = Identity.fresh()
         return self._identities[client].public
 
+    @property
+    def identified(self) -> bool:
+        """Whether clients need an identity."""
+        return self._protocol.identified
+
     def begin(self) -> None:
         """Forgets what clients shared in the session before."""
         self._shared.end_session()
+
+    def forget(self) -> None:
+        """Forgets the seats of an attempt that is over, or else a host would keep everybody's."""
+        self._seats.clear()
 
     def seat(self, client: ClientId, context: SessionContext, *, summand: Summand) -> None:
         """Keeps the client's summand for the session to come; what it had before is gone."""
@@ -100,7 +109,7 @@ class Sessions:
     def _open(self, client: ClientId, seat: _Seat) -> ClientSession:
         """The client's half of the session; its summand goes over to it."""
         membership = None
-        if self._protocol.identified:
+        if self.identified:
             if self._enrolment is None:
                 raise ProtocolError("there is no enrolment list yet")
             membership = Membership(self._identities[client], self._enrolment)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from codex_ray.assembly import assemble
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import Experiment, assemble
+from codex_ray.experiment import Experiment
 from codex_ray.privacy.events import Entries, event_to_json, flatten
 from codex_ray.privacy.renyi import Floats, epsilon_from
 from codex_ray.randomness import Randomness

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from codex_ray.assembly import assemble
 from codex_ray.calibrating import PLACES
 from codex_ray.config import experiment_from, override, resolved
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import Experiment, assemble
+from codex_ray.experiment import Experiment
 from codex_ray.privacy.noise_multiplier import AUTO
 from codex_ray.sweeping.description import EPSILON, NOISE, GridSearch, RandomSearch, Sweep
 from codex_ray.sweeping.selection import RepeatAndSelect, SelectionCost, selection_costs

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from codex_ray.assembly import assemble
 from codex_ray.assurance.canary_clients import (
     CanaryClients,
     CanaryTraining,
@@ -18,7 +19,7 @@ from codex_ray.assurance.canary_clients import (
     client_verdicts,
 )
 from codex_ray.assurance.checks import check_streams, check_variance
-from codex_ray.experiment import Experiment, assemble
+from codex_ray.experiment import Experiment
 from codex_ray.federation.client import Host
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.randomness import SeedTree

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codex_ray.assembly import assemble
 from codex_ray.bench import privacy_training
 from codex_ray.bench.parts import measured
 from codex_ray.bench.privacy import PARTS
 from codex_ray.bench.privacy_training import Arm, _central, _compared, _inside, _run
 from codex_ray.config import experiment_from
-from codex_ray.experiment import assemble
 
 PLAIN = Arm(np.array([0.95, 0.96, 0.94]), 0.0)
 CENTRAL = Arm(np.array([0.80, 0.82, 0.84]), 4.0)

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from codex_ray.assembly import assemble
 from codex_ray.bench import first_result, round_costs
 from codex_ray.bench.bare_loops import bare_loops
 from codex_ray.bench.first_result import HOSPITALS, TWO_HOSTS, run_and_wait
@@ -20,7 +21,6 @@ from codex_ray.bench.stages import STAGES, Stopwatch, Watched, stage_seconds
 from codex_ray.bench.whole_rounds import Cost, running
 from codex_ray.bench.workloads import Workload
 from codex_ray.errors import ClusterError
-from codex_ray.experiment import assemble
 
 SMALL = Workload("nothing", clients=60, cohort=40, hosts=0, kernel="reference")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from codex_ray.assembly import assemble
 from codex_ray.certifying.issue import issue
 from codex_ray.certifying.terms import Terms
 from codex_ray.config import experiment_from, load_yaml
-from codex_ray.experiment import assemble
 from codex_ray.records.certificate import Document
 from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.run_directory import RunDirectory

@@ -12,6 +12,7 @@ import pytest
 from small_runs import CONFIGS, HIDDEN, RECORDS, certified
 
 import codex_ray
+from codex_ray.assembly import assemble
 from codex_ray.certifying.issue import (
     Evidence,
     certificate_of,
@@ -25,7 +26,6 @@ from codex_ray.certifying.verify import verify
 from codex_ray.cli import main
 from codex_ray.config import experiment_from, load_yaml
 from codex_ray.errors import HostLost, PrivacyError
-from codex_ray.experiment import assemble
 from codex_ray.federation.messages import TrainTask
 from codex_ray.federation.sampling import PoissonCohorts
 from codex_ray.federation.transport import LocalTransport

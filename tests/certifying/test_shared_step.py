@@ -8,13 +8,13 @@ import dp_accounting as dp
 import pytest
 
 import codex_ray
+from codex_ray.assembly import assemble
 from codex_ray.certifying.sampling import agreed_sampling
 from codex_ray.certifying.terms import Terms, delta_warnings
 from codex_ray.certifying.verify import verify
 from codex_ray.cli import main
 from codex_ray.config import experiment_from, load_yaml, override
 from codex_ray.errors import PrivacyError
-from codex_ray.experiment import assemble
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.records.certificate import read_document
 from codex_ray.records.keys import PUBLIC_NAME

@@ -14,12 +14,12 @@ import pytest
 import ray
 
 import codex_ray
+from codex_ray.assembly import assemble
 from codex_ray.cluster.coordinator import start_hosts
 from codex_ray.cluster.session import ray_rounds
 from codex_ray.cluster.transport import RayTransport, await_ready
 from codex_ray.config import experiment_from, to_yaml
 from codex_ray.errors import ClusterError, ConfigError, DataError, HostLost
-from codex_ray.experiment import assemble
 from codex_ray.federation.messages import EnrolmentList, Trained, TrainTask
 from codex_ray.federation.run import Run
 from codex_ray.federation.transport import LocalTransport
@@ -47,6 +47,7 @@ def silos(silos: dict[str, Any]) -> dict[str, Any]:
 def plain(silos: dict[str, Any]) -> dict[str, Any]:
     """The same with plain SGD, whose hosts start sooner, and nobody dropping out."""
     silos["trainer"], silos["budget"] = SGD, {}
+    silos["plan"] = "reference"  # tests that begin a run by themselves have nobody to choose one
     silos["federation"]["dropouts"] = {}
     return silos
 
@@ -227,6 +228,7 @@ def test_a_large_broadcast_goes_through_the_object_store_once(devices: dict[str,
     assert len(frame) > 100_000
     outbox = dict.fromkeys(range(9), frame)
     assert far.exchange(outbox) == near.exchange(outbox)
+    assert far._costs.timed  # hosts have told how long it took
     far.close()
 
 

@@ -11,12 +11,12 @@ import pytest
 import codex_ray
 from codex_ray.accounting import costs
 from codex_ray.api import plan
+from codex_ray.assembly import assemble
 from codex_ray.certifying.sampling import agreed_sampling
 from codex_ray.certifying.terms import Terms
 from codex_ray.certifying.verify import verify
 from codex_ray.config import experiment_from
 from codex_ray.errors import ConfigError, PrivacyError
-from codex_ray.experiment import assemble
 from codex_ray.privacy.ledger import epsilon_of
 
 ROUNDS = 9

@@ -13,10 +13,10 @@ from rich.console import Console
 import codex_ray
 from codex_ray.accounting import claims
 from codex_ray.api import plan
+from codex_ray.assembly import assemble
 from codex_ray.certifying.verify import verify
 from codex_ray.config import experiment_from
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import assemble
 from codex_ray.privacy.ledger import epsilon_of
 from codex_ray.privacy.mechanisms import CentralGaussian
 from codex_ray.privacy.noise_cohort import NoiseCohort

@@ -152,8 +152,8 @@ def test_the_result_holds_what_was_promised(silos, finished) -> None:
 
 def test_a_client_pays_for_the_rounds_that_its_summand_was_in(silos, finished) -> None:
     """Against a recount from the drawn dropouts, which knows nothing of the ledger."""
+    from codex_ray.assembly import assemble
     from codex_ray.config import experiment_from
-    from codex_ray.experiment import assemble
     from codex_ray.types import Stage
 
     result = finished(silos)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from codex_ray.assembly import Assembled, assemble
 from codex_ray.config import experiment_from
 from codex_ray.errors import HostLost
-from codex_ray.experiment import Assembled, assemble
 from codex_ray.federation.faults import Dropouts
 from codex_ray.federation.messages import DebugRequest, TrainTask
 from codex_ray.federation.run import Run

@@ -11,10 +11,10 @@ import pytest
 import codex_ray
 from codex_ray.accounting import costs
 from codex_ray.api import plan
+from codex_ray.assembly import assemble
 from codex_ray.certifying.verify import verify
 from codex_ray.config import experiment_from
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import assemble
 from codex_ray.federation.federation import Federation
 from codex_ray.privacy.claims import DISTRIBUTED_OUTSIDE, KNOWN, SPACED
 from codex_ray.privacy.distributed_events import DiscreteGaussianSum

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from codex_ray.assembly import Assembled, assemble
 from codex_ray.config import experiment_from
 from codex_ray.data.dataset import Records
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import Assembled, assemble
 from codex_ray.federation.client import Host
 from codex_ray.federation.round import RoundTrace
 from codex_ray.federation.transport import LocalTransport

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from codex_ray.assembly import assemble, charges
 from codex_ray.config import experiment_from
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import assemble, charges
 from codex_ray.privacy.encoding import Encoding
 from codex_ray.privacy.ledger import epsilon_of
 from codex_ray.privacy.noise_inside import DiscreteGaussianNoise, SkellamNoise, deviation_of

@@ -16,8 +16,8 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from codex_ray.assembly import assemble
 from codex_ray.config import experiment_from
-from codex_ray.experiment import assemble
 from codex_ray.federation.faults import Dropouts, FaultyTransport
 from codex_ray.federation.federation import Federation
 from codex_ray.federation.transport import LocalTransport

@@ -17,9 +17,9 @@ from scipy.special import ndtr
 from scipy.stats import chi2
 
 from codex_ray.api import plan
+from codex_ray.assembly import Given, assemble
 from codex_ray.data.dataset import Records
 from codex_ray.data.in_memory import InMemory
-from codex_ray.experiment import Given, assemble
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.privacy.clip_and_round import clipped

@@ -23,8 +23,8 @@ from scipy.stats import chi2
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import codex_ray
+from codex_ray.assembly import assemble
 from codex_ray.config import experiment_from
-from codex_ray.experiment import assemble
 from codex_ray.federation.federation import Federation
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.learning.trainers import LocalTraining

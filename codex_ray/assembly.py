@@ -1,0 +1,323 @@
+"""An experiment put together: its components, built and checked against each other."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from codex_ray.consistency import (
+    check_budget,
+    check_given,
+    check_local_noise,
+    check_shared_step,
+    check_side_data,
+)
+from codex_ray.data.dataset import FederatedDataset
+from codex_ray.data.python_factory import CheckedDataset
+from codex_ray.errors import ConfigError
+from codex_ray.experiment import Experiment
+from codex_ray.federation.charges import Charge
+from codex_ray.federation.client import Host, LocalTrainer
+from codex_ray.federation.faults import FaultyTransport
+from codex_ray.federation.round import Round
+from codex_ray.federation.state import ServerState
+from codex_ray.federation.transport import Transport
+from codex_ray.learning.comparison import Baselines
+from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
+from codex_ray.learning.local_noise import (
+    LocalNoise,
+    NoisedDataset,
+)
+from codex_ray.learning.models import Model, given_model
+from codex_ray.learning.plans import REFERENCE
+from codex_ray.learning.trainers import LocalTraining, check_labels
+from codex_ray.learning.vectorised import VectorisedTraining
+from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
+from codex_ray.privacy.codec import Codec
+from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
+from codex_ray.privacy.correlated_noise import RELEASE
+from codex_ray.privacy.noise_inside import NoiseInside
+from codex_ray.randomness import Randomness, Stream, fresh_secret
+
+CHECKED_CLIENTS = 100
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model or a data set that a caller handed over as a Python object instead of by name."""
+
+    model: object | None = None
+    data: object | None = None
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An experiment's components, built and checked against each other."""
+
+    experiment: Experiment
+    given: Given
+    randomness: Randomness
+    dataset: FederatedDataset
+    model: Model
+    initial: torch.Tensor
+    codec: Codec
+
+    def host(self, *, fold: bool = True) -> Host:
+        """A host that can carry any of the clients; it folds what is only ever added up."""
+        experiment = self.experiment
+        return Host(
+            trainer=self.training(),
+            mechanism=experiment.federation.mechanism,
+            protocol=experiment.federation.protocol_for(self.dataset.population),
+            codec=self.codec,
+            randomness=self.randomness,
+            by_record=isinstance(experiment.trainer, DistributedDpSgd),
+            debug=experiment.debug,
+            fold=fold,
+        )
+
+    def training(self) -> LocalTrainer:
+        """What a host trains its clients by: the reference, as long as the plan is not settled."""
+        plan = self.experiment.plan.plan
+        reference = self._reference
+        return reference if plan == REFERENCE else VectorisedTraining(reference, plan)
+
+    @property
+    def _reference(self) -> LocalTraining:
+        return LocalTraining(
+            self.experiment.trainer, self.model, self.dataset, self.randomness.secret
+        )
+
+    def settled(self, *, gpus: float) -> Assembled:
+        """The same with the plan chosen that every host, and a run that is resumed, goes by.
+
+        Args:
+            gpus: that the hosts have.
+
+        Raises:
+            ConfigError: the plan's device is not there.
+        """
+        experiment = self.experiment
+        if experiment.cluster.hosts and experiment.plan.device.startswith("cuda:"):
+            raise ConfigError(
+                f"plan.device is {experiment.plan.device}, but Ray hosts get their GPUs from Ray: "
+                "set it to cuda"
+            )
+        cohort = experiment.federation.sampler.expected(self.dataset.population)
+        updates = math.ceil(experiment.rounds * cohort / max(1, experiment.cluster.hosts))
+        plan = experiment.plan.settled(self._reference, updates=updates, gpus=gpus)
+        return replace(self, experiment=experiment.model_copy(update={"plan": plan}))
+
+    def round(self, transport: Transport) -> Round:
+        """The server's side of every round, over `transport` with the scenario's dropouts."""
+        experiment = self.experiment
+        dropouts = experiment.federation.dropouts
+        if dropouts.any:
+            transport = FaultyTransport(transport, dropouts, self.randomness.public)
+        return Round(
+            federation=experiment.federation,
+            codec=self.codec,
+            population=self.dataset.population,
+            charges=self.charges,
+            budget=experiment.budget.epsilon,
+            delta=experiment.budget.delta,
+            randomness=self.randomness,
+            transport=transport,
+            divisor=self._divisor,
+            noise_of=self._noise_of_releases(),
+        )
+
+    def _noise_of_releases(self) -> Callable[[int], Stream]:
+        """Where the release of each round draws its noise from.
+
+        Correlated noise is that of a whole run. Without a seed what came before this process is
+        lost, and it begins with the first round that is released here.
+        """
+        experiment, secret = self.experiment, self.randomness.secret
+        mechanism = experiment.federation.mechanism
+        if not isinstance(mechanism, CorrelatedGaussian):
+            return partial(secret.stream, RELEASE)
+        return mechanism.noise(
+            experiment.federation.sampler.schedule(experiment.rounds),
+            secret=secret,
+            dimension=len(self.initial),
+            first=None if experiment.seed is None else 0,
+        ).stream
+
+    @property
+    def _divisor(self) -> float:
+        """What a released sum is divided by."""
+        experiment = self.experiment
+        if isinstance(experiment.trainer, DistributedDpSgd):
+            return experiment.trainer.divisor
+        return experiment.federation.sampler.expected(self.dataset.population)
+
+    @property
+    def charges(self) -> list[Charge]:
+        """What one round costs, for each claim."""
+        return charges(self.experiment, codec=self.codec, population=self.dataset.population)
+
+    @property
+    def shortfall(self) -> float:
+        """The part of delta that is the chance of a cohort too small for its sum."""
+        experiment = self.experiment
+        return experiment.federation.shortfall(self.dataset.population, rounds=experiment.rounds)
+
+    @property
+    def ledger_delta(self) -> float:
+        """What is left of delta for what the rounds themselves cost."""
+        return self.experiment.budget.delta - self.shortfall
+
+    def first_state(self) -> ServerState:
+        """The state before round 0."""
+        seed = self.experiment.seed
+        run = (
+            fresh_secret(16)
+            if seed is None
+            else hashlib.sha256(f"run {seed}".encode()).digest()[:16]
+        )
+        return ServerState(
+            run=run,
+            round=0,
+            params=self.initial,
+            optimiser=self.experiment.federation.algorithm.init(len(self.initial)),
+            ledgers=[charge.ledger(self.ledger_delta) for charge in self.charges],
+            mechanism=self.experiment.federation.mechanism.init(),
+            plan=str(self.experiment.plan.plan),
+        )
+
+    def evaluate(self, params: torch.Tensor) -> dict[str, float]:
+        """Metrics of `params` [d] on the pooled test set."""
+        from codex_ray.learning.evaluation import (
+            evaluate,
+        )  # imports sklearn, which hosts do without
+
+        return evaluate(self.model, params, self.dataset.test())
+
+    def compare(self) -> Baselines | None:
+        """The baselines that the experiment asks for; none in an unseeded run."""
+        if self.experiment.compare is None or self.experiment.seed is None:
+            return None
+        fresh = build_model(self.experiment, self.given, self.dataset, self.randomness)
+        # Baselines are without privacy: on the records as they are.
+        held = self.dataset.dataset if isinstance(self.dataset, NoisedDataset) else self.dataset
+        return self.experiment.compare.measure(fresh, held, public=self.randomness.public)
+
+
+def build_model(
+    experiment: Experiment, given: Given, dataset: FederatedDataset, randomness: Randomness
+) -> Model:
+    """The experiment's model with its initial weights."""
+    example = torch.from_numpy(dataset.test().features[:1].copy())
+    if given.model is not None:
+        return given_model(given.model, randomness.public, example=example)
+    return experiment.model.build(randomness.public, example=example)
+
+
+def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
+    """The experiment's components, checked against each other before anything runs.
+
+    Raises:
+        InputError: something does not fit; the message names the field and the remedy.
+    """
+    given = given or Given()
+    check_given(experiment, model=given.model, data=given.data)
+    check_shared_step(experiment)
+    check_budget(experiment)
+    check_side_data(experiment)
+    check_local_noise(experiment)
+    randomness = Randomness.of(experiment.seed)
+    dataset = _opened(experiment, given, randomness)
+    experiment.federation.check(
+        dataset.population, rounds=experiment.rounds, delta=experiment.budget.delta
+    )
+    if experiment.cluster.hosts > dataset.population:
+        raise ConfigError(
+            f"cluster.hosts is {experiment.cluster.hosts}, but there are only {dataset.population} "
+            "clients to carry: lower it"
+        )
+    if len(dataset.test()) == 0:
+        raise ConfigError("data: the test set is empty, so nothing could be measured")
+    if experiment.debug and experiment.seed is None:
+        raise ConfigError(
+            "debug is on, but figures outside the guarantee are for seeded simulations only: set "
+            "debug: false or give a seed"
+        )
+    model = build_model(experiment, given, dataset, randomness)
+    check_labels(dataset.test(), model.outputs, where="the test set")
+    for client in range(min(dataset.population, CHECKED_CLIENTS)):
+        check_labels(dataset.client(client), model.outputs, where=f"client {client}")
+    initial = model.get()
+    experiment.trainer.check(model, dataset.test())
+    codec = experiment.federation.codec(
+        population=dataset.population,
+        dimension=len(initial),
+        records=getattr(experiment.trainer, "summands", None),
+    )
+    return Assembled(
+        experiment=experiment,
+        given=given,
+        randomness=randomness,
+        dataset=dataset,
+        model=model,
+        initial=initial,
+        codec=codec,
+    )
+
+
+def _opened(experiment: Experiment, given: Given, randomness: Randomness) -> FederatedDataset:
+    """The data set as it is trained on: where there is local noise, nobody sees it without."""
+    dataset: FederatedDataset
+    if given.data is not None:
+        dataset = CheckedDataset(given.data, "the given data set")
+    else:
+        dataset = experiment.data.open(randomness.public)
+    if experiment.local_noise is None:
+        return dataset
+    return NoisedDataset(dataset, experiment.local_noise, randomness.secret)
+
+
+def charges(
+    experiment: Experiment, *, codec: Codec | None = None, population: int | None = None
+) -> list[Charge]:
+    """What one round costs, for each claim that the experiment makes.
+
+    Without `codec` and `population` the data and the model are opened for them, where a claim
+    depends on those.
+    """
+    federation = experiment.federation
+    sized = (
+        isinstance(federation.mechanism, NoiseInside)
+        or federation.sampler.kind == "fixed"
+        or federation.presumed is not None
+    )
+    if sized and codec is None:
+        built = assemble(experiment)
+        codec, population = built.codec, built.dataset.population
+    trainer, people = experiment.trainer, population or 1
+    if isinstance(trainer, DistributedDpSgd):
+        return [federation.shared_step(trainer.sampled, codec=codec, population=people)]
+    found = []
+    record = trainer.event()
+    if record is not None:
+        found.append(Charge(LOCAL_STEPS, lambda _: record, hidden=False))
+    if experiment.local_noise is not None:
+        found.append(_records_shown(experiment.local_noise))
+    return found + federation.charges(codec=codec, population=people)
+
+
+def _records_shown(noise: LocalNoise) -> Charge:
+    """What a record pays for being shown noised: once, and every record of every client."""
+    event = noise.event()
+    said = (
+        f"it covers {noise.covers}",
+        "how many records each client holds is public",
+        "a record is noised once, and nothing is computed from it without its noise",
+    )
+    claim = replace(LOCAL, assumes=(*LOCAL.assumes, *said))
+    return Charge(claim, lambda _: event, hidden=True, once=True)

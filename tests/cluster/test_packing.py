@@ -1,0 +1,204 @@
+"""Hosts end at about the same time, whoever is slow, and no client is left out or taken twice."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from codex_ray.assembly import Assembled, assemble
+from codex_ray.cluster.packing import LEAST, Costs, Pool
+from codex_ray.cluster.transport import IN_FLIGHT
+from codex_ray.config import experiment_from
+from codex_ray.federation.parcels import Parcel
+from codex_ray.federation.transport import LocalTransport
+from codex_ray.types import ClientId, Stage
+from codex_ray.wire import kind_of
+
+CLIENTS = 400
+
+
+def skewed(seed: int) -> np.ndarray:
+    """Seconds of each client: a few take forty times as long as most."""
+    return 0.01 * np.random.default_rng(seed).lognormal(0.0, 1.0, CLIENTS)
+
+
+def play(pool: Pool, seconds: np.ndarray, *, hosts: int, tell: Callable = lambda c, s: None):
+    """When the last host ends, and every chunk, on a clock of its own: refilled as they finish."""
+    queues: list[list[tuple[int, ...]]] = [[] for _ in range(hosts)]
+    for _ in range(IN_FLIGHT):
+        for queue in queues:
+            queue.append(pool.take())
+    done: list[tuple[int, ...]] = []
+    ends = [(float(seconds[list(queue[0])].sum()), host) for host, queue in enumerate(queues)]
+    heapq.heapify(ends)
+    now = 0.0
+    while ends:
+        now, host = heapq.heappop(ends)
+        chunk = queues[host].pop(0)
+        done.append(chunk)
+        tell(chunk, float(seconds[list(chunk)].sum()))
+        queues[host].append(pool.take())
+        if queues[host][0]:
+            heapq.heappush(ends, (now + float(seconds[list(queues[host][0])].sum()), host))
+    return now, [chunk for chunk in done if chunk]
+
+
+def learnt(seconds: np.ndarray, *, rounds: int, share: float = 0.3, **known) -> Costs:
+    """What is known after rounds with cohorts of a share of the clients."""
+    rng, costs = np.random.default_rng(9), Costs(len(seconds), **known)
+    for _ in range(rounds):
+        cohort = np.flatnonzero(rng.random(len(seconds)) < share)
+        play(Pool(cohort.tolist(), costs, hosts=2), seconds, hosts=2, tell=costs.learn)
+    return costs
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 7])
+@pytest.mark.parametrize("together", [1, 16])
+def test_every_client_is_taken_once(hosts: int, together: int) -> None:
+    cohort = list(range(0, CLIENTS, 3))
+    seconds = skewed(0)
+    for costs in (Costs(CLIENTS), learnt(seconds, rounds=2)):
+        pool = Pool(cohort, costs, hosts=hosts, together=together)
+        _, chunks = play(pool, seconds, hosts=hosts)
+        assert sorted(client for chunk in chunks for client in chunk) == cohort
+        assert all(chunk == tuple(sorted(chunk)) for chunk in chunks)
+        assert pool.take() == ()
+        assert sum(len(chunk) % together != 0 for chunk in chunks) <= 1
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_a_skewed_cohort_is_balanced_once_it_is_known(hosts: int) -> None:
+    """Against the bound that no schedule beats; by numbers of clients alone it is far off."""
+    worst: dict[str, float] = {"known": 0.0, "counted": 0.0}
+    for seed in range(5):
+        seconds = skewed(seed)
+        ideal = max(seconds.sum() / hosts, seconds.max())
+        costs = learnt(seconds, rounds=12)
+        known, _ = play(Pool(range(CLIENTS), costs, hosts=hosts), seconds, hosts=hosts)
+        parts = np.array_split(np.argsort(seconds), hosts)  # as many each, the long ones together
+        counted = max(seconds[part].sum() for part in parts)
+        worst["known"] = max(worst["known"], known / ideal)
+        worst["counted"] = max(worst["counted"], counted / ideal)
+    assert worst["known"] < 1.05 < worst["counted"]
+
+
+def test_the_number_of_records_is_a_first_guess() -> None:
+    """In the very first round: the longest go first, and the end is level."""
+    records = np.random.default_rng(4).integers(1, 2000, CLIENTS)
+    seconds = 1e-4 * (1.0 + records)
+    pool = Pool(range(CLIENTS), Costs(CLIENTS, records=records), hosts=2)
+    ended, chunks = play(pool, seconds, hosts=2)
+    assert ended / (seconds.sum() / 2) < 1.03
+    assert records[list(chunks[0])].min() >= records[list(chunks[-1])].max()
+
+
+def test_costs_are_learnt_from_chunks_alone() -> None:
+    seconds = skewed(2)
+    known = learnt(seconds, rounds=60).of(np.arange(CLIENTS))
+    assert np.corrcoef(np.log(known), np.log(seconds))[0, 1] > 0.8
+    assert known.sum() == pytest.approx(seconds.sum(), rel=0.1)
+
+
+def test_a_slow_host_is_given_less() -> None:
+    """A host on a busy machine pulls less often; nothing needs to know that it is slow."""
+    pool, speed = Pool(range(CLIENTS), learnt(np.full(CLIENTS, 0.01), rounds=2), hosts=2), [1, 3]
+    busy, got = [0.0, 0.0], [0, 0]
+    while chunk := pool.take():
+        host = int(busy[1] < busy[0])
+        busy[host] += 0.01 * len(chunk) * speed[host]
+        got[host] += len(chunk)
+    assert got[0] > 2.5 * got[1] and abs(busy[0] - busy[1]) < 0.2
+
+
+def test_chunks_are_worth_a_call_and_shrink() -> None:
+    costs = learnt(np.full(CLIENTS, 0.01), rounds=3)
+    chunks = []
+    pool = Pool(range(CLIENTS), costs, hosts=2)
+    while chunk := pool.take():
+        chunks.append(len(chunk))
+    assert min(chunks[:-1]) * 0.01 >= LEAST * 0.9 and chunks[0] > 3 * chunks[-2]
+    assert len(chunks) < 30
+
+
+def test_a_small_cohort_still_has_something_for_every_host() -> None:
+    costs = learnt(np.full(CLIENTS, 1e-4), rounds=3)
+    pool = Pool(range(4), costs, hosts=2)
+    assert [len(pool.take()) for _ in range(3)] == [2, 2, 0]
+
+
+def test_one_odd_measurement_moves_an_estimate_a_little() -> None:
+    costs, one = Costs(3), np.array([1])
+    _tell(costs, [1], 0.1, times=4)
+    before = float(costs.of(one)[0])
+    costs.learn([1], 100.0)
+    assert before < costs.of(one)[0] < 3 * before
+    assert Costs(3).of(one)[0] == 1.0 and not Costs(3).timed
+    costs.learn([2], 0.0)  # a clock that did not move tells nothing
+    assert np.isfinite(costs.of(np.array([2]))).all()
+
+
+def _tell(costs: Costs, chunk: Sequence[int], seconds: float, *, times: int) -> None:
+    for _ in range(times):
+        costs.learn(chunk, seconds)
+
+
+class Scattered:
+    """Several hosts in this process, to which chunks go by costs that somebody made up."""
+
+    lost: frozenset[ClientId] = frozenset()
+    width = 1
+
+    def __init__(self, assembled: Assembled, *, hosts: int, seed: int) -> None:
+        self.hosts = [assembled.host() for _ in range(hosts)]
+        self.draw = np.random.default_rng(seed)
+        self.costs = Costs(assembled.dataset.population)
+        self.place: dict[ClientId, int] = {}
+
+    def exchange(self, outbox):
+        if kind_of(next(iter(outbox.values()))).stage is Stage.TRAIN:
+            return self._train(outbox)
+        inbox = {}
+        for host in self.draw.permutation(len(self.hosts)):
+            inbox |= self._ask(host, {c: f for c, f in outbox.items() if self.place[c] == host})
+        return inbox
+
+    def _train(self, outbox):
+        inbox, pool = {}, Pool(list(outbox), self.costs, hosts=len(self.hosts))
+        while chunk := pool.take():
+            host = int(self.draw.integers(len(self.hosts)))
+            self.place |= dict.fromkeys(chunk, host)
+            inbox |= self._ask(host, {client: outbox[client] for client in chunk})
+            self.costs.learn(chunk, float(self.draw.lognormal()))
+        return inbox
+
+    def _ask(self, host, frames):
+        came = Parcel.read(Parcel(frames).to_bytes()).frames
+        return {one: bytes(it) for one, it in self.hosts[host].handle(came).items()}
+
+    def work(self, tasks):
+        return LocalTransport(self.hosts[0]).work(tasks)
+
+    def recover(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("protocol", ["clear", "ideal", "secagg_plus"])
+def test_no_assignment_changes_a_bit(devices, protocol: str) -> None:
+    devices["federation"]["protocol"] = {"kind": protocol}
+    assembled = assemble(experiment_from(devices))
+    ends = []
+    for transport in (
+        LocalTransport(assembled.host()),
+        Scattered(assembled, hosts=3, seed=1),
+        Scattered(assembled, hosts=5, seed=2),
+    ):
+        one, state, traces = assembled.round(transport), assembled.first_state(), []
+        for _ in range(2):
+            state, trace = one.run(state, cohort=one.sample(state), attempt=0)
+            traces.append((trace.cohort, trace.members, trace.silent, trace.bytes_up))
+        ends.append((state.params.numpy().tobytes(), traces))
+    assert ends[0] == ends[1] == ends[2]
