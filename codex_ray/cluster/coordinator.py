@@ -11,8 +11,10 @@ import ray
 
 from codex_ray.assembly import assemble
 from codex_ray.cluster.hosts import HostActor
+from codex_ray.cluster.packing import Costs
 from codex_ray.cluster.transport import RayTransport, await_ready
 from codex_ray.config import experiment_from, resolved
+from codex_ray.data.in_memory import InMemory
 from codex_ray.errors import ClusterError
 from codex_ray.experiment import Experiment
 from codex_ray.federation.state import RoundResult
@@ -37,8 +39,14 @@ class CoordinatorServer:
         experiment = experiment_from(json.loads(placement))
         hosts = start_hosts(experiment, paths)  # they build themselves while this process does
         assembled = assemble(experiment)
+        dataset = assembled.dataset
+        sizes = dataset.sizes if isinstance(dataset, InMemory) else None  # others make theirs
         transport = RayTransport(
-            hosts, population=assembled.dataset.population, deadline=experiment.cluster.deadline
+            hosts,
+            population=dataset.population,
+            deadline=experiment.cluster.deadline,
+            costs=Costs(dataset.population, records=sizes),
+            together=experiment.plan.plan.clients,
         )
         await_ready(hosts, deadline=experiment.cluster.deadline)
         yield ""

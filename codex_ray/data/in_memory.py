@@ -69,6 +69,11 @@ class InMemory:
         """How many clients there are."""
         return len(self.records)
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many records each client holds."""
+        return [len(records) for records in self.records]
+
     def client(self, client: ClientId) -> Records:
         """The records of one client.
 

@@ -34,7 +34,7 @@ from codex_ray.secagg.identity import Enrolment, admissible
 from codex_ray.secagg.protocols import Ideal
 from codex_ray.secagg.trips import add_up
 from codex_ray.types import ClientId, GroupSum, SessionContext, SessionResult, Stage
-from codex_ray.wire import Message, frames_of, kind_of, read_frame
+from codex_ray.wire import FrameReader, Message, frames_of, kind_of
 
 LOG = logging.getLogger(__name__)
 
@@ -220,11 +220,12 @@ class Round:
         A frame that cannot be read is no reply: its client has dropped out.
         """
         frames = self.transport.exchange(outbox)
+        reader = FrameReader()
         inbox: dict[ClientId, Message] = {}
         for client in sorted(frames.keys() & outbox.keys()):
             weight = len(frames[client])
             try:
-                reply = inbox[client] = read_frame(frames[client])
+                reply = inbox[client] = reader.read(frames[client])
                 weight = weight_of(reply) or weight
             except ProtocolError as error:
                 LOG.warning("client %d sent a frame that cannot be read: %s", client, error)
