@@ -61,12 +61,14 @@ def run(
         experiment, directory = open_run(resume, overrides or {})
     else:
         experiment, directory = plan(config, overrides or {}, given=given), None
+        path = Path(out or RunDirectory.next_under(RUNS, experiment.name))
     with _one_thread():
         assembled = assemble(experiment, given)
+        if directory is None:
+            RunDirectory.check_free(path)  # before Ray is started for nothing
         with _session(experiment) as gpus:
             if directory is None:
                 assembled = assembled.settled(gpus=gpus)
-                path = Path(out or RunDirectory.next_under(RUNS, experiment.name))
                 directory = RunDirectory.create(path, config=to_yaml(assembled.experiment))
                 begin(assembled, directory)
             with directory.locked():

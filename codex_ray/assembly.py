@@ -29,10 +29,7 @@ from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Transport
 from codex_ray.learning.comparison import Baselines
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
-from codex_ray.learning.local_noise import (
-    LocalNoise,
-    NoisedDataset,
-)
+from codex_ray.learning.local_noise import LocalNoise, NoisedDataset
 from codex_ray.learning.models import Model, given_model
 from codex_ray.learning.plans import REFERENCE
 from codex_ray.learning.trainers import LocalTraining, check_labels
@@ -193,9 +190,8 @@ class Assembled:
 
     def evaluate(self, params: torch.Tensor) -> dict[str, float]:
         """Metrics of `params` [d] on the pooled test set."""
-        from codex_ray.learning.evaluation import (
-            evaluate,
-        )  # imports sklearn, which hosts do without
+        # It imports sklearn, which hosts do without.
+        from codex_ray.learning.evaluation import evaluate
 
         return evaluate(self.model, params, self.dataset.test())
 

@@ -18,11 +18,6 @@ from codex_ray.learning.trainers import LocalTraining
 from codex_ray.learning.vectorised import VectorisedTraining
 
 
-@pytest.fixture(autouse=True)
-def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CODEX_RAY_CACHE", str(tmp_path / "cache"))
-
-
 def _model(directory: Path) -> torch.Tensor:
     found = load_file(directory / "model.safetensors")
     return torch.cat([found[name].flatten() for name in sorted(found)])

@@ -65,13 +65,7 @@ def taken_by_others(*, machine: float, ours: float, wall: float) -> float:
 
 def most_memory(pid: int) -> int:
     """Bytes of memory that the process has held at the most (resident set); 0 if it is gone."""
-    try:
-        for line in (PROC / str(pid) / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    return 0
+    return _bytes_told(pid, "status", "VmHWM:")
 
 
 def _role(pid: int) -> str:
@@ -108,7 +102,7 @@ def cpu_seconds() -> float:
 
 def memory() -> int:
     """Bytes of memory that the family holds (proportional set size)."""
-    return sum(map(_pss, family()))
+    return sum(_bytes_told(pid, "smaps_rollup", "Pss:") for pid in family())
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -119,10 +113,11 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
-def _pss(pid: int) -> int:
+def _bytes_told(pid: int, file: str, key: str) -> int:
+    """What a line of /proc/PID/FILE tells in kilobytes, in bytes; 0 if the process is gone."""
     try:
-        for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+        for line in (PROC / str(pid) / file).read_text().splitlines():
+            if line.startswith(key):
                 return 1024 * int(line.split()[1])
     except OSError:
         pass

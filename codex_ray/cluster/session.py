@@ -80,24 +80,24 @@ def _here() -> Any:
 def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[RoundResult | None]:
     """Each round's result from a coordinator actor; first None, when every host is ready.
 
-    The coordinator runs on this node, because the run directory is here.
+    It is for the inside of a `ray_session`. The coordinator runs on this node, because the run
+    directory is here.
     """
     paths = [str(Path.cwd()), *[path for path in sys.path if path]]
-    with ray_session(experiment.cluster.address):
-        coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
-        try:
-            stream = coordinator.run.options(num_returns="streaming").remote(
-                str(directory.path.resolve()), json.dumps(resolved(experiment)), paths
-            )
-            for ref in stream:
-                line = ray.get(ref)
-                yield read_round(line) if line else None
-        except RayError as error:
-            cause = cause_of(error)
-            if isinstance(cause, HostLost):
-                raise ClusterError(
-                    f"the coordinator was lost ({cause}): codex-ray run --resume {directory.path}"
-                ) from error
-            raise cause from error
-        finally:
-            ray.kill(coordinator)
+    coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
+    try:
+        stream = coordinator.run.options(num_returns="streaming").remote(
+            str(directory.path.resolve()), json.dumps(resolved(experiment)), paths
+        )
+        for ref in stream:
+            line = ray.get(ref)
+            yield read_round(line) if line else None
+    except RayError as error:
+        cause = cause_of(error)
+        if isinstance(cause, HostLost):
+            raise ClusterError(
+                f"the coordinator was lost ({cause}): codex-ray run --resume {directory.path}"
+            ) from error
+        raise cause from error
+    finally:
+        ray.kill(coordinator)

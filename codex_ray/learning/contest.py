@@ -22,6 +22,7 @@ from codex_ray.data.dataset import Records
 from codex_ray.errors import DataError
 from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.kernel_agreement import CLASSES, SIDE, logistic, mlp
 from codex_ray.learning.models import given_model
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.trainers import LocalTraining, Sgd
@@ -32,8 +33,6 @@ from codex_ray.types import ClientId
 RECORDS: Final = 50
 BATCH: Final = 10
 RATE: Final = 0.1
-SIDE: Final = 28
-CLASSES: Final = 10
 
 PLAIN: Final = Sgd(learning_rate=RATE)
 PRIVATE: Final = DpSgd(
@@ -43,18 +42,6 @@ PRIVATE: Final = DpSgd(
     batch_size=BATCH,
     batches=PoissonBatches(sampling_rate=BATCH / RECORDS, steps=RECORDS // BATCH),
 )
-
-
-def logistic() -> nn.Module:
-    """7 850 parameters."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, CLASSES))
-
-
-def mlp() -> nn.Module:
-    """50 890 parameters."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(SIDE * SIDE, 64), nn.ReLU(), nn.Linear(64, CLASSES)
-    )
 
 
 def cnn() -> nn.Module:

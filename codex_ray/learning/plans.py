@@ -58,10 +58,5 @@ class Plan(Component):
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
 
-def best_device() -> str:
-    """`cuda` where torch can reach a GPU, else `cpu`: what `auto` means, in this process."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 REFERENCE = Plan()
 """One client at a time: what every other plan must agree with."""

@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,25 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@contextmanager
+def locked(folder: Path, *, of: Path) -> Iterator[None]:
+    """Keeps every other process out of `folder` for the block, and so from running what is at `of`.
+
+    Raises:
+        RunDirectoryError: another process is at it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunDirectoryError(f"{of}: another process is running it") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
+
+
 class RunDirectory:
     """A folder that belongs to one run."""
 
@@ -76,6 +95,22 @@ class RunDirectory:
         """A new run directory at `path`, which must not exist or be empty.
 
         Raises:
+            RunDirectoryError: it holds another run, or other files, or cannot be made.
+        """
+        cls.check_free(path)
+        directory = cls(path)
+        try:
+            directory.checkpoint.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(f"{path}: cannot be made: {error.strerror or error}") from error
+        write_atomically(directory.config, config.encode())
+        return directory
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Refuses a path at which there is something already.
+
+        Raises:
             RunDirectoryError: it holds another run, or other files.
         """
         if path.exists() and not path.is_dir():
@@ -87,13 +122,6 @@ class RunDirectory:
                     f"{path}"
                 )
             raise RunDirectoryError(f"{path}: is not empty: choose another --out")
-        directory = cls(path)
-        try:
-            directory.checkpoint.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(f"{path}: cannot be made: {error.strerror or error}") from error
-        write_atomically(directory.config, config.encode())
-        return directory
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -114,23 +142,13 @@ class RunDirectory:
             number += 1
         return path
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keeps every other process from writing to this run for the block.
 
         Raises:
             RunDirectoryError: another process is at it.
         """
-        descriptor = os.open(self.checkpoint, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise RunDirectoryError(f"{self.path}: another process is running it") from None
-        try:
-            yield
-        finally:
-            os.close(descriptor)  # and with it the lock
+        return locked(self.checkpoint, of=self.path)
 
     def reopen(self, *, config: str) -> None:
         """Makes a finished run one that goes on: its configuration is `config`, its result gone."""

@@ -8,17 +8,16 @@ trials/NNN/       the trial's run directory, with its checkpoints
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from codex_ray.config import load_yaml, parse_number, validated
 from codex_ray.errors import RunDirectoryError
-from codex_ray.records.run_directory import to_json_bytes, write_atomically
+from codex_ray.records.run_directory import locked, to_json_bytes, write_atomically
 from codex_ray.sweeping.description import Sweep
 from codex_ray.sweeping.outcome import Trial
 from codex_ray.sweeping.settings import Setting
@@ -74,23 +73,13 @@ class SweepFolder:
         description = validated(Sweep, parse_number(load_yaml(self.description)))
         return description, load_yaml(self.base)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keeps every other process from running this sweep for the block.
 
         Raises:
             RunDirectoryError: another process is at it.
         """
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise RunDirectoryError(f"{self.path}: another process is running it") from None
-        try:
-            yield
-        finally:
-            os.close(descriptor)  # and with it the lock
+        return locked(self.path, of=self.path)
 
     def ended(self) -> dict[str, Trial]:
         """The trials that finished or were stopped, by key; a failed one is to be tried again."""

@@ -128,7 +128,6 @@ class Planner:
         Raises:
             ConfigError: as `all` does.
         """
-        self.all()
         fixed = self.description.model_copy(
             update={"set": dict(self.description.set) | {"plan": self.plan()}}
         )
@@ -176,17 +175,20 @@ class Planner:
     def refused(self, values: Mapping[str, Any]) -> list[Setting]:
         """What `trials` would have made of a setting that is no valid experiment."""
         found: list[Setting] = []
-        for epsilon in self.description.epsilons or (None,):
-            chosen = ({EPSILON: epsilon} if epsilon is not None else {}) | dict(values)
+        for chosen in self._for_each_epsilon(values):
             for seed in self.description.seeds:
                 found.append(Setting(self._made + len(found), chosen, seed))
         self._made += len(found)
         return found
 
+    def _for_each_epsilon(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The setting with each epsilon that is asked for; as it is, where none is."""
+        epsilons = self.description.epsilons
+        return [{EPSILON: epsilon} | dict(values) for epsilon in epsilons] or [dict(values)]
+
     def _checked(self, values: Mapping[str, Any], *, number: int) -> list[Setting]:
         found: list[Setting] = []
-        for epsilon in self.description.epsilons or (None,):
-            chosen = ({EPSILON: epsilon} if epsilon is not None else {}) | dict(values)
+        for chosen in self._for_each_epsilon(values):
             seeds = self._seeds(number)
             noise = self._calibrated(chosen)
             for seed in seeds:

@@ -13,7 +13,7 @@ from lane_cases import PLAIN, PRIVATE, SIZES, Residual, cnn, linear, mlp, planne
 from codex_ray.learning import autotune
 from codex_ray.learning.autotune import BUDGET, LANES, SHARE, SURE, UNTRIED, Autotune
 from codex_ray.learning.findings import cache_folder, read_findings
-from codex_ray.learning.plans import REFERENCE, Plan, best_device
+from codex_ray.learning.plans import REFERENCE, Plan
 
 EIGHT = Plan(kernel="vectorised", clients=8)
 SIXTEEN = Plan(kernel="vectorised", clients=16)
@@ -239,10 +239,3 @@ def test_no_choice_that_is_timed_changes_a_bit(make, trainer) -> None:
     whole = planned(training, clients=UNTRIED).train(params, clients, 0)
     for lanes in (2, *LANES):
         assert torch.equal(planned(training, clients=lanes).train(params, clients, 0), whole)
-
-
-def test_the_best_device_is_one_that_torch_can_reach(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert best_device() == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert best_device() == "cuda"

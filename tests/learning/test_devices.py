@@ -20,15 +20,6 @@ FLAT = Encoding(bits=16, rounding="stochastic", rotate=True)
 ENCODINGS = {"flat": FLAT, "nearest": Encoding()}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A host has one; more would cut tensors up in other places."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def on(device: str, training: VectorisedTraining) -> VectorisedTraining:
     plan = training.plan.model_copy(update={"device": device})
     return VectorisedTraining(training.reference, plan)

@@ -64,15 +64,6 @@ def cases(*trainers: str):
 EVERYBODY = range(len(SIZES))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A host has one; more would cut tensors up in other places."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def kernel(training: VectorisedTraining):
     return training._kernel((1, SIDE, SIDE))
 

@@ -32,8 +32,6 @@ OPTUNA = RANDOM | {"search": {"kind": "optuna", "trials": 12, "batch": 3}, "seed
 def test_a_sweep_that_was_killed_goes_on_to_the_same_table(
     planned, worked, report_of, fields
 ) -> None:
-    if fields is OPTUNA:
-        pytest.importorskip("optuna")
     whole = worked(planned(**fields), folder="whole")
     worked(planned(**fields), folder="killed", stop=len(whole) // 2)
     lines = SweepFolder.open(whole.directory.parent / "killed").lines
@@ -51,7 +49,6 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_table(
 
 
 def test_optuna_finds_better_settings_than_it_began_with(planned, worked) -> None:
-    pytest.importorskip("optuna")
     fields = OPTUNA | {"search": {"kind": "optuna", "trials": 30, "batch": 3}, "seeds": [0]}
     result = worked(planned(**fields))
     assert len(result) == 30
@@ -60,7 +57,6 @@ def test_optuna_finds_better_settings_than_it_began_with(planned, worked) -> Non
 
 
 def test_a_setting_that_optuna_should_not_have_proposed_is_a_failed_trial(planned, worked) -> None:
-    pytest.importorskip("optuna")
     planner = planned(**OPTUNA)
     valid = planner.trials
 
