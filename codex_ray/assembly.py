@@ -76,6 +76,7 @@ class Assembled:
             by_record=isinstance(experiment.trainer, DistributedDpSgd),
             debug=experiment.debug,
             fold=fold,
+            together=experiment.plan.plan.clients,
         )
 
     def training(self) -> LocalTrainer:

@@ -33,7 +33,8 @@ def rounds(
 ) -> Iterator[RoundResult]:
     """Each round's result, persisted first, from the directory's last checkpoint on."""
     experiment = assembled.experiment
-    checkpoints = Checkpoints(directory.checkpoint)
+    replayable = experiment.seed is not None
+    checkpoints = Checkpoints(directory.checkpoint, replayable=replayable)
     state = _state(assembled, directory)
     run = Run(
         round=assembled.round(transport),
@@ -41,7 +42,7 @@ def rounds(
         evaluate=assembled.evaluate,
         evaluate_every=experiment.evaluate_every,
         journal=checkpoints,
-        replayable=experiment.seed is not None,
+        replayable=replayable,
         debug=experiment.debug,
     )
     # The last round is told of once more: the run may have been killed before it was.

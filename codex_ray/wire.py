@@ -62,16 +62,24 @@ class _Reader:
         self._at = at + 4
         return int(_U32.unpack_from(self._view, at)[0])
 
-    def entry(self) -> tuple[int, bytes]:
-        """An entry of a map: its key, and as many bytes as it says."""
-        at = self._at + 8
-        if at > len(self._view):
-            raise ProtocolError(f"frame is cut: an entry wanted at {at - 8} of {len(self._view)}")
-        key, size = _ENTRY.unpack_from(self._view, at - 8)
-        if at + size > len(self._view):
-            raise ProtocolError(f"frame is cut: {size} bytes wanted at {at} of {len(self._view)}")
-        self._at = at + size
-        return key, bytes(self._view[at : at + size])
+    def entries(self, count: int) -> dict[int, bytes]:
+        """So many entries of a map: keys that increase, each with as many bytes as it says."""
+        view, end, at, last = self._view, len(self._view), self._at, -1
+        found: dict[int, bytes] = {}
+        for _ in range(count):
+            start = at + _ENTRY.size
+            if start > end:
+                raise ProtocolError(f"frame is cut: an entry wanted at {at} of {end}")
+            key, size = _ENTRY.unpack_from(view, at)
+            at = start + size
+            if at > end:
+                raise ProtocolError(f"frame is cut: {size} bytes wanted at {start} of {end}")
+            if key <= last:
+                raise ProtocolError(f"frame lists client {key} after {last}: keys must increase")
+            found[key] = bytes(view[start:at])
+            last = key
+        self._at = at
+        return found
 
     def done(self) -> None:
         if self._at != len(self._view):
@@ -115,15 +123,7 @@ def _write_map(value: dict[int, bytes]) -> _Pieces:
 
 
 def _read_map(reader: _Reader) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    last = -1
-    for _ in range(reader.count()):
-        key, value = reader.entry()
-        if key <= last:
-            raise ProtocolError(f"frame lists client {key} after {last}: keys must increase")
-        found[key] = value
-        last = key
-    return found
+    return reader.entries(reader.count())
 
 
 _Codec = tuple[Callable[[Any], _Pieces], Callable[[_Reader], Any]]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from codex_ray.errors import HostLost, ProtocolError
+from codex_ray.federation.folding import Folding
 from codex_ray.federation.messages import (
     DebugReport,
     DebugRequest,
@@ -28,9 +29,12 @@ from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Randomness
 from codex_ray.secagg.protocols import SumProtocol
 from codex_ray.types import ClientId, Residues, SessionContext
-from codex_ray.wire import Frame, FrameReader, Message, frames_of
+from codex_ray.wire import Frame, FrameReader, Message, frames_of, read_frame
 
 LOG = logging.getLogger(__name__)
+
+PORTION = 2**24
+"""Bytes of updates that are worked on at a time: few enough to stay near the processor."""
 
 
 class LocalTrainer(Protocol):
@@ -118,7 +122,21 @@ class Host:
         by_record: bool = False,
         debug: bool = False,
         fold: bool = True,
+        together: int = 1,
     ) -> None:
+        """A host of clients that have all this in common.
+
+        Args:
+            trainer: trains them.
+            mechanism: encodes their updates.
+            protocol: adds them up.
+            codec: the summands' form.
+            randomness: of the run.
+            by_record: whether a client's records are each rounded by themselves.
+            debug: whether it answers the simulator's own questions.
+            fold: whether it adds up what its clients send, where the protocol allows that.
+            together: how many clients the trainer trains in one program.
+        """
         self._trainer = trainer
         self._mechanism = mechanism
         self._codec = codec
@@ -126,6 +144,7 @@ class Host:
         self._by_record = by_record
         self._debug = debug
         self._sessions = Sessions(protocol, fold=fold)
+        self._portion = together * max(1, PORTION // (4 * codec.length * together))
         self._assignment: _Assignment | None = None
         self._trained: dict[ClientId, tuple[float, ...]] = {}
         """Who was trained in the last attempt at a round, with the figures to debug by."""
@@ -151,25 +170,39 @@ class Host:
                     reply = self._answer(client, message)
                     replies[client] = folding.fold(reply) if folding else reply
         for task, asked in tasks.values():
-            replies |= self._train(task, asked)
+            replies |= self._train(task, asked, folding)
         return frames_of({client: replies[client] for client in sorted(replies)})
 
-    def _train(self, task: TrainTask, asked: list[ClientId]) -> dict[ClientId, Message]:
+    def _train(
+        self, task: TrainTask, asked: list[ClientId], folding: Folding | None
+    ) -> dict[ClientId, Message]:
         """Trains those who have not yet answered this attempt or a later one.
 
-        Two summands of one attempt, over two models, would show an update by subtraction.
+        Two summands of one attempt, over two models, would show an update by subtraction. Where
+        the session begins with the task, a portion's summands are on their way before the next
+        portion is trained.
         """
         if not self._takes(task):
             return {}
         clients = [client for client in asked if client not in self._trained]
         self._sessions.begin()
-        if self._by_record:
-            self._train_by_record(clients)
-        else:
-            self._train_updates(clients)
-        if not self._sessions.identified:
-            return dict.fromkeys(clients, Trained(b""))
-        return {client: Trained(self._sessions.identity(client)) for client in clients}
+        opening = read_frame(task.opening) if task.opening else None
+        done, replies = Trained(b""), dict[ClientId, Message]()
+        for first in range(0, len(clients), self._portion):
+            portion = clients[first : first + self._portion]
+            if self._by_record:
+                self._train_by_record(portion)
+            else:
+                self._train_updates(portion)
+            for client in portion:
+                if self._sessions.identified:
+                    done = Trained(self._sessions.identity(client))
+                replies[client] = done
+                if opening is not None:
+                    with _refusing(client):
+                        reply = self._answer(client, opening)
+                        replies[client] = folding.fold(reply) if folding else reply
+        return replies
 
     def _takes(self, task: TrainTask) -> bool:
         """Whether the task is of the present attempt or a later one, which then is the present one.
@@ -231,7 +264,8 @@ class Host:
         norms = torch.linalg.vector_norm(updates.double(), dim=1).tolist() if self._debug else []
         for row, client in enumerate(clients):
             # A copy: a row would keep the whole chunk for as long as its client is waited for.
-            self._sessions.seat(client, given.context, summand=summands[row].copy())
+            summand = summands[row] if task.opening else summands[row].copy()
+            self._sessions.seat(client, given.context, summand=summand)
             figures: tuple[float, ...] = ()
             if self._debug:
                 sent = self._mechanism.sent_norm(summands[row], self._codec, state=state)

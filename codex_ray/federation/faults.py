@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
@@ -11,7 +12,7 @@ from codex_ray.federation.messages import TrainTask
 from codex_ray.federation.transport import Frames, Transport
 from codex_ray.randomness import SeedTree
 from codex_ray.types import ClientId, Component, Stage
-from codex_ray.wire import Frame, kind_of
+from codex_ray.wire import Frame, FrameReader, kind_of
 
 
 class Dropouts(Component):
@@ -65,6 +66,8 @@ class FaultyTransport:
         self._dropouts = dropouts
         self._public = public
         self._silent: dict[ClientId, Stage] = {}
+        self._cut: tuple[Frame, Frame] = (b"", b"")
+        """A task, and what is left of it without the request that comes with it."""
 
     @property
     def lost(self) -> frozenset[ClientId]:
@@ -73,12 +76,8 @@ class FaultyTransport:
 
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         """The replies of those who are still there; frames to the silent ones are lost."""
-        for client, frame in outbox.items():
-            if issubclass(kind_of(frame), TrainTask):
-                stage = self._dropouts.silent_from(
-                    client, TrainTask.from_frame(frame).round, self._public
-                )
-                self._silent[client] = stage if stage is not None else Stage.DEBUG
+        reader = FrameReader()
+        outbox = {one: self._heard(one, frame, reader) for one, frame in outbox.items()}
         return self._inner.exchange(
             {
                 client: frame
@@ -87,6 +86,25 @@ class FaultyTransport:
                 or kind_of(frame).stage is Stage.DEBUG
             }
         )
+
+    def _heard(self, client: ClientId, frame: Frame, reader: FrameReader) -> Frame:
+        """What of the frame the client hears; a task tells how far it comes in this round.
+
+        One that trains and then falls silent does not hear the request that comes with the task.
+        """
+        if kind_of(frame).stage is not Stage.TRAIN:
+            return frame
+        task = reader.read(frame)
+        assert isinstance(task, TrainTask)  # Nothing else goes out then.
+        falls = self._dropouts.silent_from(client, task.round, self._public)
+        self._silent[client] = Stage.DEBUG if falls is None else falls
+        if not task.opening or self._silent[client] > kind_of(task.opening).stage:
+            return frame
+        alone, cut = self._cut
+        if alone is not frame:
+            cut = replace(task, opening=b"").to_frame()
+            self._cut = (frame, cut)
+        return cut
 
     @property
     def width(self) -> int:

@@ -20,11 +20,14 @@ class TrainTask(Message, tag=1, stage=Stage.TRAIN):
     params: Floats  # [d]
     mechanism: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """The mechanism's public state; empty for most."""
+    opening: bytes = b""
+    """The frame that begins the session, where it is the same for whoever is there: each client
+    answers it in place of this one as soon as it has trained. Empty where it has to wait."""
 
 
 @dataclass(frozen=True)
 class Trained(Message, tag=2, stage=Stage.TRAIN):
-    """Client to server: training is done. The update itself stays with the client.
+    """Client to server: training is done. The update itself stays with the client, for now.
 
     `identity` is the public half of its identity, for the enrolment list; empty where the protocol
     needs none.

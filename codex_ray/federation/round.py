@@ -69,6 +69,21 @@ class RoundTrace:
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """What a session goes on from, once the cohort has trained.
+
+    Attributes:
+        context: what it is bound to.
+        enrolment: the list of clients that may take part, where the protocol asks for one.
+        opened: the answers to its first message, where that went out with the task.
+    """
+
+    context: SessionContext
+    enrolment: Enrolment | None = None
+    opened: dict[ClientId, Message] | None = None
+
+
+@dataclass(frozen=True)
 class Round:
     """What every round of a run has in common."""
 
@@ -97,9 +112,9 @@ class Round:
         """
         trace = RoundTrace(cohort=cohort)
         with trace.timed("train"):
-            context, enrolment = self._train(state, attempt, trace)
+            begun = self._train(state, attempt, trace)
         with trace.timed("sum"):
-            group = self._sum(context, enrolment, trace)
+            group = self._sum(begun, trace)
         ledgers = self._settle(state.ledgers, trace)
         after = replace(state, round=state.round + 1, ledgers=ledgers)
         if group is None:
@@ -146,13 +161,16 @@ class Round:
                 )
         return replace(state, ledgers=self._charged(state.ledgers, cohort))
 
-    def _train(
-        self, state: ServerState, attempt: int, trace: RoundTrace
-    ) -> tuple[SessionContext, Enrolment | None]:
-        """Lets the cohort train, and enrols it; the updates stay with the clients."""
+    def _train(self, state: ServerState, attempt: int, trace: RoundTrace) -> _Begun:
+        """Lets the cohort train, and enrols it or, where nobody is, opens the session at once.
+
+        Otherwise the updates stay with the clients.
+        """
         params = state.params.numpy()
         told = np.array(state.mechanism, dtype=np.float32)
-        task = TrainTask(state.run, state.round, attempt, params, told).to_frame()
+        opening = None if self._noise_alone(trace) else self.federation.protocol.opening
+        first = b"" if opening is None else opening.to_frame()
+        task = TrainTask(state.run, state.round, attempt, params, told, first).to_frame()
         trained = self._exchange(dict.fromkeys(trace.cohort, task), trace)
         digest = hashlib.sha256(np.ascontiguousarray(params).tobytes()).digest()
         context = SessionContext(
@@ -163,31 +181,40 @@ class Round:
             dimension=self.codec.length,
             bits=self.codec.bits,
         )
+        if opening is not None:
+            answers = {one: it for one, it in trained.items() if not isinstance(it, Trained)}
+            return _Begun(context, opened=answers)
         if not self.federation.protocol.identified or not trained:
-            return context, None
+            return _Begun(context)
         sent = {one: it.identity for one, it in trained.items() if isinstance(it, Trained)}
         listed = admissible(sent)
         for one in sent.keys() - listed.keys():
             LOG.warning("client %d is not admitted: its identity cannot be used", one)
             trace.silent.setdefault(one, Stage.ENROL)
         self._exchange(dict.fromkeys(listed, EnrolmentList(listed).to_frame()), trace)
-        return context, Enrolment(listed)
+        return _Begun(context, enrolment=Enrolment(listed))
 
-    def _sum(
-        self, context: SessionContext, enrolment: Enrolment | None, trace: RoundTrace
-    ) -> GroupSum | None:
+    def _noise_alone(self, trace: RoundTrace) -> bool:
+        """Whether nobody's summand is asked for."""
+        return self.federation.releases_noise_alone(len(trace.cohort))
+
+    def _sum(self, begun: _Begun, trace: RoundTrace) -> GroupSum | None:
         """The sum over the survivors, or None when the session had to be abandoned."""
+        context, inbox = begun.context, begun.opened
         ready = tuple(c for c in trace.cohort if c not in trace.silent)
-        if self.federation.releases_noise_alone(len(trace.cohort)):
+        if self._noise_alone(trace):
             return GroupSum((), no_words(context.dimension, bits=context.bits))
         session = self.federation.protocol_for(self.population).session(
-            ready, context, enrolment=enrolment, workers=TransportWorkers(self.transport)
+            ready, context, enrolment=begun.enrolment, workers=TransportWorkers(self.transport)
         )
         try:
             outbox = next(session)
-            while True:
-                inbox = self._exchange(frames_of(outbox), trace)
+            if inbox is not None:  # It went out with the task.
+                for one in outbox.keys() - inbox.keys():
+                    trace.silent.setdefault(one, outbox[one].stage)
                 outbox = session.send(inbox)
+            while True:
+                outbox = session.send(self._exchange(frames_of(outbox), trace))
         except StopIteration as stop:
             result: SessionResult = stop.value
         except (SumAborted, ProtocolError) as reason:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # it has no stubs
 from torch.utils.tensorboard import SummaryWriter
 
 from codex_ray.federation.state import RoundResult
@@ -86,8 +87,10 @@ class TensorBoard:
             "clients/masks_recovered": result.masks_recovered,
             "bytes/up_total": result.bytes_up["total"],
         }
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, result.round)
+        # One event for all of them: each has a price of its own, which small rounds would feel.
+        values = [Summary.Value(tag=name, simple_value=it) for name, it in scalars.items()]
+        events: Any = self._writer.file_writer  # SummaryWriter says that it may be None
+        events.add_summary(Summary(value=values), result.round)
 
     def close(self) -> None:
         """Flushes and closes the event file."""

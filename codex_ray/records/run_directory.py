@@ -23,8 +23,10 @@ from typing import Any
 from codex_ray.errors import RunDirectoryError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Replaces `path` by `content` so that a reader, or a crash, sees the old file or the new one.
+
+    Without `sync` that holds when a process dies; when the machine does, the file may be cut.
 
     Raises:
         RunDirectoryError: the disk refuses; the old file is kept.
@@ -33,8 +35,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from codex_ray.errors import ProtocolError
 from codex_ray.secagg.graph import neighbours
@@ -57,20 +58,36 @@ def read_directory(
         _check_neighbours(message, opening, me=me, session=session, committed=committed)
     peers = {}
     for peer in sorted(set(message.adverts) - {me}):
-        keys = AdvertisedKeys.from_frame(message.adverts[peer])
-        if not opening.well_formed(keys):
-            raise ProtocolError(f"the advertisement of client {peer} has the wrong lengths")
-        if opening.plan.signed:
-            assert enrolment is not None  # The client would not have answered trip 1.
-            shared.verify(enrolment, peer, opening.statement(peer, keys), keys.signature)
-        if opening.plan.keys == "enrolled":
-            assert enrolment is not None
-            peers[peer] = enrolment.agreement_key(peer)
-        else:
-            peers[peer] = keys.public
+        frame = message.adverts[peer]
+        check = partial(_agreement_key, peer, frame, opening, enrolment, shared)
+        peers[peer] = shared.checked(opening.bound, peer, frame, check)
     if len({own.public, *peers.values()}) != len(peers) + 1:
         raise ProtocolError("a public key is listed twice")
     return Directory(session, peers)
+
+
+def _agreement_key(
+    peer: ClientId,
+    frame: bytes,
+    opening: Opening,
+    enrolment: Enrolment | None,
+    shared: SharedWork,
+) -> bytes:
+    """The key by which to agree with `peer`, from its advertisement.
+
+    Raises:
+        ProtocolError: the advertisement is malformed, or not signed by the peer.
+    """
+    keys = AdvertisedKeys.from_frame(frame)
+    if not opening.well_formed(keys):
+        raise ProtocolError(f"the advertisement of client {peer} has the wrong lengths")
+    if opening.plan.signed:
+        assert enrolment is not None  # The client would not have answered trip 1.
+        shared.verify(enrolment, peer, opening.statement(peer, keys), keys.signature)
+    if opening.plan.keys == "enrolled":
+        assert enrolment is not None
+        return enrolment.agreement_key(peer)
+    return keys.public
 
 
 def _roster(message: KeyDirectory, opening: Opening, committed: Mapping[ClientId, bytes]) -> bytes:

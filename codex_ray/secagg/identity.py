@@ -165,6 +165,7 @@ class SharedWork:
         self._lasting: dict[tuple[bytes, bytes], bytes] = {}
         self._passing: dict[tuple[bytes, bytes], bytes] = {}
         self._signed: set[tuple[bytes, bytes, bytes]] = set()
+        self._known: dict[tuple[bytes, ClientId, bytes], Any] = {}
         self._done: dict[int, tuple[object, Any]] = {}
         """By the object's id, which is its own for as long as the object is kept here too."""
         self.spent: set[bytes] = set()
@@ -197,6 +198,19 @@ class SharedWork:
         result: _Result = self._done[id(read)][1]
         return result
 
+    def checked(
+        self, under: bytes, client: ClientId, frame: bytes, check: Callable[[], _Result]
+    ) -> _Result:
+        """What `check` makes of a client's frame, which is the same for all that are `under` the
+        same rules; what it refuses it is asked again."""
+        if not self._remember:
+            return check()
+        known = (under, client, frame)
+        if known not in self._known:
+            self._known[known] = check()
+        result: _Result = self._known[known]
+        return result
+
     def end_session(self) -> None:
         """Forgets what served one session only.
 
@@ -204,6 +218,7 @@ class SharedWork:
         """
         self._passing.clear()
         self._signed.clear()
+        self._known.clear()
         self._done.clear()
         self.spent.clear()
 

@@ -35,19 +35,18 @@ DIGEST_BYTES = 32
 _LABEL = b"codex_ray/secagg/3"
 _NONCE = bytes(12)
 _LENGTH = struct.Struct("<I")
+_NUMBER = struct.Struct("<Iq")
 
 
 def join(*parts: bytes | int | str) -> bytes:
     """The parts as bytes, injective: each carries its length."""
     out: list[bytes] = []
     for part in parts:
-        if isinstance(part, bytes):
-            raw = part
-        elif isinstance(part, str):
-            raw = part.encode()
+        if isinstance(part, int):
+            out.append(_NUMBER.pack(_NUMBER.size - _LENGTH.size, part))
         else:
-            raw = part.to_bytes(8, "little", signed=True)
-        out += (_LENGTH.pack(len(raw)), raw)
+            raw = part if isinstance(part, bytes) else part.encode()
+            out += (_LENGTH.pack(len(raw)), raw)
     return b"".join(out)
 
 

@@ -26,6 +26,7 @@ from codex_ray.secagg.committee import EVERYONE_UP_TO, CommitteePlan, plan_commi
 from codex_ray.secagg.cost import Attendance, Operations, count
 from codex_ray.secagg.identity import Enrolment, Membership, SharedWork
 from codex_ray.secagg.lattice import Modulus
+from codex_ray.secagg.messages import SummandRequest
 from codex_ray.secagg.one_shot_client import OneShotClient
 from codex_ray.secagg.one_shot_cost import count_one_shot
 from codex_ray.secagg.one_shot_server import run_one_shot
@@ -69,6 +70,12 @@ class SumProtocol(Protocol):
         ...
 
     @property
+    def opening(self) -> Message | None:
+        """The first trip's message, where it is the same whoever takes part: it may go out with
+        the task, before anyone knows who does. None where it is not."""
+        ...
+
+    @property
     def protection(self) -> str:
         """What stands between the server and a single summand, in words."""
         ...
@@ -108,6 +115,7 @@ class Clear(Component):
     protection: ClassVar[str] = "no cryptographic protection: the server sees every update"
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = False
+    opening: ClassVar[Message | None] = SummandRequest()
 
     def session(
         self,
@@ -152,6 +160,7 @@ class Ideal(Component):
     protection: ClassVar[str] = "no cryptographic protection: the sum is taken on trust"
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = True
+    opening: ClassVar[Message | None] = SummandRequest()
     assumed_corrupt: float = Field(
         default=0.05,
         ge=0,
@@ -215,6 +224,7 @@ class MaskedSum(Component):
     """What secagg and secagg_plus share: everything but how dense the graph is."""
 
     folds: ClassVar[bool] = True
+    opening: ClassVar[Message | None] = None
 
     adversary: Adversary = Field(
         default="semi_malicious",
@@ -350,6 +360,7 @@ class OneShot(Component):
     protection: ClassVar[str] = "secure aggregation (one-shot, ring-LWE)"
     identified: ClassVar[bool] = True
     folds: ClassVar[bool] = True
+    opening: ClassVar[Message | None] = None
     adversary: Adversary = Field(
         default="semi_malicious",
         description="semi_honest: the server does as it should and only looks; semi_malicious: it "

@@ -49,11 +49,11 @@ class Opening:
 
     def statement(self, client: ClientId, keys: AdvertisedKeys) -> bytes:
         """What `client` signs when it advertises `keys`."""
-        return join("advertise", self._bound, client, keys.public, keys.nonce)
+        return join("advertise", self.bound, client, keys.public, keys.nonce)
 
     def session(self, roster: bytes) -> bytes:
         """The digest [32] that everything from trip 2 on is bound to."""
-        return hashlib.sha256(join("session", self._bound, roster)).digest()
+        return hashlib.sha256(join("session", self.bound, roster)).digest()
 
     def survivors_statement(self, session: bytes, survivors: tuple[ClientId, ...]) -> bytes:
         """What clients sign when they are told who survived."""
@@ -61,7 +61,7 @@ class Opening:
 
     def commitment(self, client: ClientId, nonce: bytes) -> bytes:
         """The digest by which `client` commits to its nonce."""
-        return hashlib.sha256(join("nonce", self._bound, client, nonce)).digest()
+        return hashlib.sha256(join("nonce", self.bound, client, nonce)).digest()
 
     def graph_seed(self, session: bytes) -> bytes:
         """What the neighbourhoods are drawn from: fresh each session, or with the enrolled keys.
@@ -74,7 +74,7 @@ class Opening:
         return hashlib.sha256(join(self.context.run, "graph", self.enrolment)).digest()
 
     @cached_property
-    def _bound(self) -> bytes:
+    def bound(self) -> bytes:
         """The digest [32] of all of it."""
         plan = self.plan
         return bind(

@@ -9,6 +9,7 @@ import dp_accounting as dp
 import pytest
 import torch
 
+import codex_ray
 from codex_ray.errors import RunDirectoryError
 from codex_ray.federation.state import RoundResult, ServerState, Totals
 from codex_ray.privacy.ledger import Ledger
@@ -86,6 +87,67 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, harm: str) -> Non
     file.write_bytes(content)
     with pytest.raises(RunDirectoryError, match=file.name):
         checkpoints.load()
+
+
+@pytest.mark.parametrize("harmed", ["params", "optimiser", "words"])
+def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path, harmed: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1))
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    start = {
+        "params": content.index(state(1).params.numpy().tobytes()),
+        "optimiser": content.index(state(1).optimiser.numpy().tobytes()[-8:]),
+        "words": content.index(b": 9,") + 2,  # a digit: it still is JSON
+    }[harmed]
+    content[start] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunDirectoryError, match="checksum is another"):
+        checkpoints.load()
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[int]:
+    """One entry for each time that the disk was waited for."""
+    seen: list[int] = []
+    monkeypatch.setattr(run_directory.os, "fsync", seen.append)
+    return seen
+
+
+def test_a_run_that_can_be_replayed_waits_for_the_disk_once_a_second(tmp_path: Path, waits) -> None:
+    now = [0.0]
+    checkpoints = Checkpoints(tmp_path, replayable=True, clock=lambda: now[0])
+    for number, now[0] in enumerate([0.0, 0.2, 0.9, 1.1, 1.2, 5.0]):
+        checkpoints.save(state(number))
+        assert checkpoints.load().round == number
+    assert len(waits) == 3  # at 0, 1.1 and 5 s
+
+
+def test_the_last_one_that_the_disk_has_is_kept(tmp_path: Path, waits) -> None:
+    checkpoints = Checkpoints(tmp_path, replayable=True, clock=lambda: 7.0)
+    for number in range(6):
+        checkpoints.save(state(number))
+    kept = sorted(int(file.stem.removeprefix("round-")) for file in tmp_path.iterdir())
+    assert kept == [0, 4, 5] and len(waits) == 1
+
+
+def test_a_run_that_cannot_be_replayed_waits_each_time(tmp_path: Path, waits) -> None:
+    checkpoints = Checkpoints(tmp_path, clock=lambda: 7.0)
+    for number in range(6):
+        checkpoints.save(state(number))
+    assert len(waits) == 6 and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("seed, each", [(3, False), (None, True)])
+def test_only_a_seeded_run_is_taken_to_be_replayable(
+    seed: int | None, each: bool, silos, waits, tmp_path: Path
+) -> None:
+    result = codex_ray.run(silos | {"seed": seed, "rounds": 1}, out=tmp_path / "short")
+    short = len(waits)
+    waits.clear()
+    codex_ray.run(silos | {"seed": seed, "rounds": 5}, out=tmp_path / "long")
+    # Two for a round: before anything is asked of anyone, and with what came of it.
+    assert (len(waits) - short >= 8) is each and result.rounds == 1
 
 
 def test_no_checkpoint_is_said(tmp_path: Path) -> None:

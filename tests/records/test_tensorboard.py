@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import codex_ray
 
@@ -31,6 +32,16 @@ def test_a_run_leaves_its_scalars_and_its_configuration(
     accuracy = [e.value for e in events.Scalars("metrics/accuracy")]
     assert len(accuracy) == 3 and abs(accuracy[-1] - result.metrics["accuracy"]) < 1e-6
     assert any("config" in tag for tag in events.Tags()["tensors"])
+
+
+def test_a_round_is_one_event(silos: dict[str, Any], tmp_path: Path) -> None:
+    codex_ray.run(silos, out=tmp_path / "run")
+    (file,) = (tmp_path / "run" / "tensorboard").glob("events*")
+    tags = [
+        {value.tag for value in event.summary.value} for event in EventFileLoader(str(file)).Load()
+    ]
+    assert sum("clients/cohort" in found for found in tags) == 3
+    assert all("seconds/train" in found for found in tags if "clients/cohort" in found)
 
 
 def test_debug_scalars_are_marked(silos: dict[str, Any], tmp_path: Path) -> None:

@@ -138,6 +138,37 @@ def test_a_signature_holds_for_its_client_and_message_only(shared):
             shared.verify(LIST, 3, b"message", THREE.sign(b"message"))
 
 
+def test_a_frame_is_checked_once_under_its_rules_and_again_where_it_was_refused():
+    asked: list[bytes] = []
+
+    def checked(under: bytes, client: int, frame: bytes, *, holds: bool = True) -> bytes:
+        def check() -> bytes:
+            asked.append(under)
+            if not holds:
+                raise ProtocolError("refused")
+            return under + frame
+
+        return shared.checked(under, client, frame, check)
+
+    shared = SharedWork(remember=True)
+    assert [checked(b"a", 1, b"f") for _ in range(3)] == 3 * [b"af"] and asked == [b"a"]
+    # Other rules, another client, or another frame is another question.
+    assert (checked(b"b", 1, b"f"), checked(b"a", 2, b"f"), checked(b"a", 1, b"g")) == (
+        b"bf",
+        b"af",
+        b"ag",
+    )
+    assert len(asked) == 4
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="refused"):
+            checked(b"c", 1, b"f", holds=False)
+    assert len(asked) == 6
+    shared.end_session()
+    assert checked(b"a", 1, b"f") == b"af" and len(asked) == 7
+    shared = SharedWork()
+    assert [checked(b"a", 1, b"f") for _ in range(3)] and len(asked) == 10
+
+
 def test_a_signature_under_no_key_does_not_hold():
     with pytest.raises(ProtocolError, match="signature of client 1 does not hold"):
         verify(b"short", b"message", ONE.sign(b"message"), of=1)

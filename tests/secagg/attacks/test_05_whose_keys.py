@@ -153,5 +153,5 @@ def test_two_rosters_give_no_sum():
 
 
 def test_mutation_a_session_that_ignores_the_roster_gives_one(monkeypatch):
-    monkeypatch.setattr(Opening, "session", lambda opening, _: opening._bound)
+    monkeypatch.setattr(Opening, "session", lambda opening, _: opening.bound)
     assert with_two_rosters().finish().members == TEN

@@ -83,12 +83,12 @@ def test_another_model_makes_garbage_even_if_the_envelopes_open(monkeypatch):
 
 def test_mutation_a_session_that_ignores_the_model_gives_the_sum(monkeypatch):
     """What the victim adds is then on its own in the sum, and the others cancel by training."""
-    genuine = Opening._bound.func
+    genuine = Opening.bound.func
 
     def of_no_model(opening):
         return genuine(replace(opening, context=replace(opening.context, model_digest=b"m" * 32)))
 
-    monkeypatch.setattr(Opening, "_bound", property(of_no_model))
+    monkeypatch.setattr(Opening, "bound", property(of_no_model))
     server = with_another_model(SecAgg())
     total = server.finish().groups[0].total
     np.testing.assert_array_equal(
