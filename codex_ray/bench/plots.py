@@ -89,7 +89,8 @@ def _curves(
                     error = values.get(f"{name}, standard error", math.nan)
                     spots.append(Spot(float(at[1]), value, error))
             if spots:
-                yield what if hosts is None else f"{what}, hosts: {hosts:g}", spots
+                ran = "" if hosts is None else f"{row.name.partition(',')[0]}, hosts: {hosts:g}, "
+                yield ran + what, spots
 
 
 def _write(path: Path, picture: bytes | None) -> None:

@@ -14,9 +14,12 @@ from typing import Final
 from codex_ray.bench.bars import Figure, Row, at_most, fewer, near
 from codex_ray.bench.parts import Part
 from codex_ray.bench.whole_rounds import Cost, one_cluster, running
-from codex_ray.bench.workloads import Workload
+from codex_ray.bench.workloads import Training, Workload
 
 COHORTS: Final = (100, 316, 1000, 3162, 10_000)
+GROWING: Final[tuple[tuple[Training, int], ...]] = (("cnn", 2), ("logistic", 2), ("logistic", 1))
+"""What clients train, and on how many hosts: the CNN of the other bars, and what trains fastest, so
+that whatever else a round costs shows most."""
 POPULATIONS: Final = (1000, 10_000, 100_000, 1_000_000)
 MILLION: Final = 1_000_000
 COHORT: Final = 1000
@@ -31,16 +34,15 @@ REPEATS: Final = 3
 
 
 def cohorts(scale: float) -> Iterator[Row]:
-    """A row for two hosts and one for one: cost, memory and slope over cohorts up to 10 000."""
+    """A row for each way to grow: cost, memory and slope over cohorts up to 10 000."""
     with one_cluster():
-        for hosts in (2, 1):
+        for model, hosts in GROWING if scale >= 1 else GROWING[1:]:
             points = {}
             for cohort in COHORTS if scale >= 1 else COHORTS[:2]:
-                workload = Workload("logistic", clients=MILLION, cohort=cohort, hosts=hosts).scaled(
-                    scale
-                )
+                asked = Workload(model, clients=MILLION, cohort=cohort, hosts=hosts)
+                workload = asked.scaled(scale)
                 points[workload.cohort] = _point(workload, scale)
-            yield _growth(hosts, points)
+            yield _growth(model, hosts, points)
 
 
 def _point(workload: Workload, scale: float) -> tuple[list[Cost], int]:
@@ -52,7 +54,7 @@ def _point(workload: Workload, scale: float) -> tuple[list[Cost], int]:
         return costs, run.peak()
 
 
-def _growth(hosts: int, points: Mapping[int, tuple[list[Cost], int]]) -> Row:
+def _growth(model: str, hosts: int, points: Mapping[int, tuple[list[Cost], int]]) -> Row:
     by_cpu = [(n, cost.cpu_total) for n, (costs, _) in points.items() for cost in costs]
     by_wall = [(n, cost.wall) for n, (costs, _) in points.items() for cost in costs]
     (cpu, cpu_error), (wall, wall_error) = slope(by_cpu), slope(by_wall)
@@ -67,7 +69,7 @@ def _growth(hosts: int, points: Mapping[int, tuple[list[Cost], int]]) -> Row:
         figures.append(Figure(f"{clients} clients, peak memory, bytes", peak))
     least, most = min(points), max(points)
     return Row(
-        f"cohorts of {least} to {most} of {MILLION}, {hosts} hosts",
+        f"{model}, cohorts of {least} to {most} of {MILLION}, hosts: {hosts}",
         f"slope {cpu:.3f} ± {cpu_error:.3f} in CPU seconds, {wall:.3f} ± {wall_error:.3f} in wall "
         f"seconds; {most}: {median(c.wall for c in points[most][0]):.1f} s, "
         f"{points[most][1] / 1e9:.2f} GB",

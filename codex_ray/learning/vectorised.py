@@ -17,6 +17,7 @@ from typing import Final
 import torch
 
 from codex_ray.learning.batches import PoissonBatches
+from codex_ray.learning.captured import CapturedSteps, CudaGraphs
 from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.jobs import Job, Padded, Uneven, rows_for
@@ -61,6 +62,7 @@ class VectorisedTraining:
         default_factory=dict, repr=False
     )
     _features: list[torch.Tensor] = field(default_factory=list, repr=False)
+    _graphs: CudaGraphs = field(default_factory=CudaGraphs, repr=False)
 
     def train(
         self, params: torch.Tensor, clients: Sequence[ClientId], round: int
@@ -127,7 +129,10 @@ class VectorisedTraining:
         """The weights of a chunk of that shape, made once."""
         if (rows, lanes) not in self._rooms:
             chunk = Chunk(lanes, rows, torch.device(self.plan.device), self.plan.product)
-            self._rooms[rows, lanes] = kernel.steps(chunk)
+            steps = kernel.steps(chunk)
+            if chunk.device.type == "cuda" and self.plan.kernel == "vectorised":
+                steps = CapturedSteps(steps, self._graphs)
+            self._rooms[rows, lanes] = steps
         return self._rooms[rows, lanes]
 
     def _batches(self, jobs: list[Job], lanes: int) -> Padded | Uneven:

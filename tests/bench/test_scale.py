@@ -34,7 +34,7 @@ def test_a_slope_and_its_error_are_those_of_least_squares() -> None:
 
 def growth(power: float) -> Row:
     points = {n: ([cost(n**power), cost(1.01 * n**power)], 10**9) for n in (100, 1000, 10_000)}
-    return _growth(2, points)
+    return _growth("logistic", 2, points)
 
 
 def test_a_bar_on_growth_can_be_missed() -> None:
