@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from codex_ray.data.breast_cancer import BreastCancer
+from codex_ray.data.image_files import ImageFiles
 from codex_ray.data.python_factory import PythonData
 from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.data.tables import CsvFiles
@@ -88,11 +89,16 @@ class Experiment(Component):
     )
     budget: Budget = Field(default=Budget(), description="The most privacy that may be spent.")
     data: Annotated[
-        BreastCancer | SyntheticImages | CsvFiles | PythonData,
+        BreastCancer | SyntheticImages | ImageFiles | CsvFiles | PythonData,
         Field(discriminator="kind", description="Who holds which records."),
         BeforeValidator(
             _by_dotted_name,
-            json_schema_input_type=str | BreastCancer | SyntheticImages | CsvFiles | PythonData,
+            json_schema_input_type=str
+            | BreastCancer
+            | SyntheticImages
+            | ImageFiles
+            | CsvFiles
+            | PythonData,
         ),
     ]
     local_noise: RandomisedResponse | LocalGaussianRecords | None = Field(

@@ -290,7 +290,7 @@ def test_the_schema_accepts_the_experiments_and_refuses_a_wrong_one(tmp_path) ->
     assert main(["schema", "--out", str(out)]) == 0
     written = json.loads(out.read_text())
     assert written == json.loads(json.dumps(schema()))
-    for name in ("quickstart", "cross_device"):
+    for name in ("quickstart", "cross_device", "real_data/mnist"):
         jsonschema.validate(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text()), written)
     named = yaml.safe_load(Path("experiments/quickstart.yaml").read_text())
     jsonschema.validate(named | {"model": "my_module:build", "data": "my_module:data"}, written)

@@ -224,7 +224,11 @@ def _holders(ledger: Ledger, population: int) -> dict[str, int] | None:
     """How many clients have paid for so many releases; None where one entry stands for all."""
     if EVERYONE in ledger.paid or not ledger.paid:
         return None
-    counts = Counter(sum(n for _, n in ledger.entries(one)) for one in range(population))
+    counts: Counter[int] = Counter()
+    for history, holders in ledger.paid.groups():
+        counts[sum(n for _, n in history)] += len(holders)
+    if rest := population - counts.total():
+        counts[0] += rest
     return {str(releases): counts[releases] for releases in sorted(counts)}
 
 

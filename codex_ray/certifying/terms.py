@@ -80,12 +80,17 @@ def published(terms: Terms, ledgers: Sequence[Ledger]) -> list[Ledger]:
 
 
 def all_spends(terms: Terms, ledgers: Sequence[Ledger]) -> list[PrivacySpend]:
-    """What every holder of the published `ledgers` has spent, with what it rests on."""
+    """What every holder of the published `ledgers` has spent, with what it rests on.
+
+    Where there are more clients than can be read, those who have paid the same share a line.
+    """
     found: list[PrivacySpend] = []
     for ledger, charge in zip(ledgers, terms.charges, strict=True):
-        shared = EVERYONE in ledger.paid or charge.hidden
-        holders = (EVERYONE,) if shared else range(terms.population)
-        spends = ledger.spends(holders, assumptions=assumptions(terms, charge.claim))
+        said = assumptions(terms, charge.claim)
+        if EVERYONE in ledger.paid or charge.hidden:
+            spends = ledger.spends((EVERYONE,), assumptions=said)
+        else:
+            spends = ledger.spends_of_all(terms.population, assumptions=said)
         found += [replace(spend, delta=terms.experiment.budget.delta) for spend in spends]
     return found
 

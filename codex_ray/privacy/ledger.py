@@ -9,7 +9,7 @@ adding, is also the running meter: the cheap first answer to whether a budget ho
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from codex_ray.privacy.accountants import (
@@ -48,7 +48,12 @@ Unit = Literal["record", "client"]
 
 @dataclass(frozen=True)
 class PrivacySpend:
-    """What one holder has spent, and every word that the number needs beside it."""
+    """What a holder has spent, and every word that the number needs beside it.
+
+    Attributes:
+        client: the holder; None where this stands for several, or for everyone.
+        clients: how many have spent just this, where they are too many to be told apart.
+    """
 
     unit: Unit
     client: ClientId | None
@@ -59,10 +64,14 @@ class PrivacySpend:
     sampling: str
     releases: int
     assumptions: tuple[str, ...] = ()
+    clients: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The spend as plain data."""
-        return asdict(self)
+        found = asdict(self)
+        if self.clients is None:
+            del found["clients"]
+        return found
 
 
 def accounted(
@@ -181,15 +190,37 @@ class Ledger:
         Raises:
             PrivacyError: no discretisation is fine enough.
         """
-        return [self._spend(holder, assumptions) for holder in sorted(holders)]
+        return [
+            self._spend(self.entries(holder), None if holder == EVERYONE else holder, assumptions)
+            for holder in sorted(holders)
+        ]
 
-    def _spend(self, holder: ClientId, assumptions: tuple[str, ...]) -> PrivacySpend:
-        entries = self.entries(holder)
+    def spends_of_all(
+        self, population: int, *, assumptions: tuple[str, ...]
+    ) -> list[PrivacySpend]:
+        """The reported spend of each of so many clients; of each history, where they are many.
+
+        Raises:
+            PrivacyError: no discretisation is fine enough.
+        """
+        if population <= APART:
+            return self.spends(range(population), assumptions=assumptions)
+        groups = [(history, len(holders)) for history, holders in self.paid.groups()]
+        rest = population - sum(count for _, count in groups)
+        found = [
+            replace(self._spend(history, None, assumptions), clients=count)
+            for history, count in [*groups, *([((), rest)] if rest else [])]
+        ]
+        return sorted(found, key=lambda spend: (spend.epsilon, spend.sampling))
+
+    def _spend(
+        self, entries: Entries, client: ClientId | None, assumptions: tuple[str, ...]
+    ) -> PrivacySpend:
         found = account(entries, self.delta, relation=self.relation, accountant=self.accountant)
         sampling = "; ".join(f"{count} x {event_in_words(event)}" for event, count in entries)
         return PrivacySpend(
             unit=self.unit,
-            client=None if holder == EVERYONE else holder,
+            client=client,
             epsilon=found.epsilon,
             delta=self.delta,
             accountant=found.words,

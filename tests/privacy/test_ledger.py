@@ -242,3 +242,20 @@ def test_a_coarse_grid_is_refined_where_it_makes_the_number() -> None:
 
 def test_no_noise_is_an_infinite_epsilon() -> None:
     assert epsilon_of(((dp.GaussianDpEvent(0.0), 1),), DELTA) == float("inf")
+
+
+def test_many_who_have_paid_the_same_share_a_line() -> None:
+    ledger = Ledger("record", DELTA)
+    ledger.charge(step(), range(0, 3000, 2))
+    ledger.charge(step(), range(0, 3000, 4))
+    few = ledger.spends_of_all(1000, assumptions=("so",))
+    assert [spend.client for spend in few] == list(range(1000)) and few[0].clients is None
+    many = ledger.spends_of_all(1_000_000, assumptions=("so",))
+    assert [spend.clients for spend in many] == [1_000_000 - 1500, 750, 750]
+    assert {spend.client for spend in many} == {None} and "clients" in many[0].to_json()
+    alone = {
+        (spend.epsilon, spend.releases): spend
+        for spend in ledger.spends([1, 2, 4], assumptions=("so",))
+    }
+    assert [(spend.epsilon, spend.releases) for spend in many] == sorted(alone)
+    assert "clients" not in few[0].to_json()
