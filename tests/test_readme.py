@@ -11,6 +11,7 @@ import yaml
 
 from codex_ray.cli import _parser
 from codex_ray.config import experiment_from, load_yaml, schema, to_yaml
+from codex_ray.sweeping.description import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +39,9 @@ def test_every_command_is_understood(command: str) -> None:
     if file and file.endswith(".yaml"):
         assert (ROOT / file.removeprefix("codex_ray/")).is_file(), f"{file} does not exist"
     for assignment in getattr(arguments, "set", []):
-        assert known_key(assignment.partition("=")[0]), f"{assignment} names no field"
+        key = assignment.partition("=")[0]
+        known = known_key(key) or (command.startswith("sweep ") and key in Sweep.model_fields)
+        assert known, f"{assignment} names no field"
 
 
 def known_key(key: str) -> bool:
