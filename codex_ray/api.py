@@ -66,7 +66,7 @@ def run(
         assembled = assemble(experiment, given)
         if directory is None:
             RunDirectory.check_free(path)  # before Ray is started for nothing
-        with _session(experiment) as gpus:
+        with _session(experiment) as (gpus, overlooked):
             if directory is None:
                 assembled = assembled.settled(gpus=gpus)
                 directory = RunDirectory.create(path, config=to_yaml(assembled.experiment))
@@ -77,7 +77,7 @@ def run(
                 for result in _rounds(assembled, directory):
                     if watch is not None:
                         watch(result)
-                found = finish(assembled, directory)
+                found = finish(assembled, directory, overlooked=overlooked)
                 write_report(directory, found)
         return found
 
@@ -155,16 +155,17 @@ def _rounds(assembled: Assembled, directory: RunDirectory) -> Iterator[RoundResu
 
 
 @contextmanager
-def _session(experiment: Experiment) -> Iterator[float]:
-    """Ray, if the experiment wants it; the GPUs that its hosts can have, between them."""
+def _session(experiment: Experiment) -> Iterator[tuple[float, list[str]]]:
+    """Ray, if the experiment wants it: the GPUs that its hosts can have, and what is open."""
     if experiment.cluster.hosts == 0:
-        yield torch.cuda.device_count()
+        yield torch.cuda.device_count(), []
         return
     # Ray takes a third of a second to import, and a local run does not need it.
     from codex_ray.cluster.session import cluster_gpus, ray_session
 
-    with ray_session(experiment.cluster.address):
-        yield cluster_gpus()
+    cluster = experiment.cluster
+    with ray_session(cluster.address, insecure_local=cluster.insecure_local) as overlooked:
+        yield cluster_gpus(), overlooked
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from codex_ray.consistency import (
     check_side_data,
 )
 from codex_ray.data.dataset import FederatedDataset
+from codex_ray.data.kept import opened
 from codex_ray.data.python_factory import CheckedDataset
 from codex_ray.errors import ConfigError
 from codex_ray.experiment import Experiment
@@ -29,6 +30,7 @@ from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Transport
 from codex_ray.learning.comparison import Baselines
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
+from codex_ray.learning.evaluation import evaluate
 from codex_ray.learning.local_noise import LocalNoise, NoisedDataset
 from codex_ray.learning.models import Model, given_model
 from codex_ray.learning.plans import REFERENCE
@@ -191,9 +193,6 @@ class Assembled:
 
     def evaluate(self, params: torch.Tensor) -> dict[str, float]:
         """Metrics of `params` [d] on the pooled test set."""
-        # It imports sklearn, which hosts do without.
-        from codex_ray.learning.evaluation import evaluate
-
         return evaluate(self.model, params, self.dataset.test())
 
     def compare(self) -> Baselines | None:
@@ -273,7 +272,7 @@ def _opened(experiment: Experiment, given: Given, randomness: Randomness) -> Fed
     if given.data is not None:
         dataset = CheckedDataset(given.data, "the given data set")
     else:
-        dataset = experiment.data.open(randomness.public)
+        dataset = opened(experiment.data, randomness.public, seed=experiment.seed)
     if experiment.local_noise is None:
         return dataset
     return NoisedDataset(dataset, experiment.local_noise, randomness.secret)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from codex_ray.calibrating import asked, calibrated
 from codex_ray.data.unknown_name import did_you_mean
 from codex_ray.errors import ConfigError
-from codex_ray.experiment import Experiment
+
+if TYPE_CHECKING:
+    from codex_ray.experiment import Experiment
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -111,6 +112,10 @@ def experiment_from(data: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: naming the first wrong field, and how many more there are.
     """
+    # Here, so that a YAML can be read without waiting for torch.
+    from codex_ray.calibrating import asked, calibrated
+    from codex_ray.experiment import Experiment
+
     mapping = parse_number(dict(data))
     places = asked(mapping)
     for place in places:
@@ -217,6 +222,8 @@ def to_yaml(experiment: Experiment) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of the experiment's YAML, for editors to complete and check it."""
+    from codex_ray.experiment import Experiment
+
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "codex_ray experiment",

@@ -62,6 +62,10 @@ class Cluster(Component):
     deadline: float = Field(
         default=600.0, gt=0, description="Seconds after which a silent host counts as lost."
     )
+    insecure_local: bool = Field(
+        default=False,
+        description="Start or join a Ray that strangers could get into; the result says so.",
+    )
 
 
 def _by_dotted_name(value: Any) -> Any:

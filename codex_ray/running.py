@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -86,8 +86,13 @@ def begin(assembled: Assembled, directory: RunDirectory) -> None:
     Checkpoints(directory.checkpoint).save(assembled.first_state())
 
 
-def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
-    """Writes model, privacy and result from the last checkpoint, and returns the result."""
+def finish(
+    assembled: Assembled, directory: RunDirectory, *, overlooked: Sequence[str] = ()
+) -> RunResult:
+    """Writes model, privacy and result from the last checkpoint, and returns the result.
+
+    `overlooked` is what was open to strangers about the Ray that it ran on.
+    """
     experiment = assembled.experiment
     state = _state(assembled, directory)
     population = assembled.dataset.population
@@ -122,6 +127,7 @@ def finish(assembled: Assembled, directory: RunDirectory) -> RunResult:
         wrap_probability=assembled.codec.wrap_probability,
         extrapolated=None if larger is None else plain(larger.model_dump()),
         audit=audit,
+        overlooked=list(overlooked),
         directory=str(directory.path),
     )
     write_model(directory, state.params, assembled.model.names())

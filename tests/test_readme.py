@@ -27,7 +27,7 @@ COMMANDS = sorted(
     {
         " ".join(found.split("#")[0].split())
         for block in blocks(ALL)
-        for found in re.findall(r"codex-ray ((?:run|sweep|account|schema)[^\n\"]*)", block)
+        for found in re.findall(r"codex-ray ((?:run|sweep|account|schema|submit|certs|token|cluster)[^\n\"]*)", block)
     }
 )
 

@@ -1,4 +1,4 @@
-"""The command line: `codex-ray run | sweep | account | audit | keys | bench | schema`.
+"""The command line: `codex-ray run | sweep | submit | account | audit | bench | cluster | ...`.
 
 One file for each command. What a command needs is imported when it runs, so that help is quick.
 """
@@ -13,14 +13,21 @@ from codex_ray import __version__
 from codex_ray.cli.account import add_account
 from codex_ray.cli.audit import add_audit
 from codex_ray.cli.bench import add_bench
+from codex_ray.cli.certs import add_certs
+from codex_ray.cli.cluster import add_cluster
 from codex_ray.cli.keys import add_keys
 from codex_ray.cli.options import BAD_INPUT, INTERRUPTED
 from codex_ray.cli.run import add_run
 from codex_ray.cli.schema import add_schema
+from codex_ray.cli.submit import add_submit
 from codex_ray.cli.sweep import add_sweep
+from codex_ray.cli.token import add_token
 from codex_ray.errors import CodexRayError, InputError
 
-COMMANDS = (add_run, add_sweep, add_account, add_keys, add_audit, add_bench, add_schema)
+COMMANDS = (
+    *(add_run, add_sweep, add_submit, add_account, add_audit, add_bench, add_schema, add_keys),
+    *(add_cluster, add_token, add_certs),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,11 +53,18 @@ def _privacy() -> _Subject:
     return _Subject("Privacy, against its bars", PARTS)
 
 
+def _sweep() -> _Subject:
+    from codex_ray.bench.sweeps import PARTS
+
+    return _Subject("Sweeps, against their bar", PARTS)
+
+
 SUBJECTS: Mapping[str, Callable[[], _Subject]] = {
     "train": _train,
     "round": _round,
     "scale": _scale,
     "privacy": _privacy,
+    "sweep": _sweep,
 }
 SECAGG = "secagg"
 
@@ -66,10 +73,11 @@ def add_bench(commands: Commands) -> None:
     """The command and its options."""
     bench = commands.add_parser(
         "bench",
-        help="measure training, rounds, scale, secure aggregation or privacy against their bars",
+        help="measure training, rounds, scale, sums, sweeps or privacy against their bars",
         description="train: client updates a CPU second, against a bare loop and Opacus. round: "
         "where a round's time goes. scale: cohorts, populations and hosts. secagg: protocols "
-        "beside what they cannot be faster than. privacy: epsilons, audits and noise.",
+        "beside what they cannot be faster than. privacy: epsilons, audits and noise. sweep: many "
+        "runs through Ray Tune, beside the same runs one after the other.",
     )
     bench.add_argument("subject", choices=[*SUBJECTS, SECAGG], help="what to measure")
     bench.add_argument("--json", metavar="FILE", help="write the figures to a file as well")
@@ -84,7 +92,7 @@ def add_bench(commands: Commands) -> None:
         type=float,
         default=1.0,
         metavar="F",
-        help="fewer clients, seeds and repeats by this factor, to see that it works",
+        help="fewer clients, seeds, repeats and points by this factor, to see that it works",
     )
     bench.set_defaults(command=_bench)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codex_ray.cli.options import INTERRUPTED, add_set
 from codex_ray.errors import ConfigError, RunDirectoryError
@@ -24,20 +27,70 @@ def add_run(commands: Commands) -> None:
         "--out", metavar="DIR", help="run directory (default: runs/NAME-001, -002, ...)"
     )
     run.add_argument("--resume", metavar="DIR", help="go on with an interrupted run")
+    run.add_argument(
+        "--insecure-local",
+        action="store_true",
+        help="go on where strangers could get into the Ray that it runs on; the result says so",
+    )
     add_set(run)
     run.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    with _ray_ahead(arguments):
+        return _run_here(arguments)
+
+
+@contextmanager
+def _ray_ahead(arguments: argparse.Namespace) -> Iterator[None]:
+    """A Ray of the run's own, if it is a new one on Ray, started before torch is imported.
+
+    Both take seconds, and neither needs the other. What is wrong with the experiment is said once
+    it is read in full, and then this Ray is ended again.
+
+    Raises:
+        InputError: the file or an override cannot be read, or the run directory is taken.
+    """
+    from codex_ray.config import load_yaml, override
+    from codex_ray.records.run_directory import RunDirectory
+
+    if arguments.file is None or arguments.resume is not None:
+        yield
+        return
+    asked = override(load_yaml(arguments.file), _overrides(arguments))
+    cluster = asked.get("cluster")
+    cluster = cluster if isinstance(cluster, dict) else {}
+    hosts, address = cluster.get("hosts", 0), cluster.get("address", "local")
+    ours = address == "local" and not cluster.get("insecure_local")
+    if not isinstance(hosts, int) or hosts < 1 or not ours:
+        yield
+        return
+    if arguments.out is not None:
+        RunDirectory.check_free(Path(arguments.out))
+    from codex_ray.cluster.hosts import only_ours
+    from codex_ray.cluster.session import import_ahead, ray_session
+
+    with ray_session("local", meanwhile=partial(import_ahead, alone=only_ours(asked))):
+        yield
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says other than the file."""
+    from codex_ray.config import parse_overrides
+
+    said = {"cluster.insecure_local": True} if arguments.insecure_local else {}
+    return parse_overrides(arguments.set) | said
+
+
+def _run_here(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from codex_ray.api import RUNS, open_run, plan, run
     from codex_ray.certifying.terms import delta_warnings
-    from codex_ray.config import parse_overrides
     from codex_ray.records.console import Progressing
     from codex_ray.records.run_directory import RunDirectory
 
-    overrides = parse_overrides(arguments.set)
+    overrides = _overrides(arguments)
     console = Console(markup=False)
     if arguments.resume is not None:
         if arguments.file is not None or arguments.out is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from codex_ray.cli.options import add_set
+from codex_ray.cli.options import INTERRUPTED, add_set
 
 if TYPE_CHECKING:
     from codex_ray.cli.options import Commands
@@ -27,9 +27,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from codex_ray.cluster.sweep import sweep_and_show
     from codex_ray.config import parse_overrides
 
-    return sweep_and_show(
+    result = sweep_and_show(
         arguments.file,
         parse_overrides(arguments.set),
         out=arguments.out,
         resume=arguments.resume,
     )
+    if result.interrupted:
+        return INTERRUPTED
+    return int(result.failed)

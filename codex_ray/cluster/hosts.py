@@ -1,4 +1,7 @@
-"""The Ray actor that carries clients: a `Host` in a process of its own, fed with bytes."""
+"""The Ray actor that carries clients: a `Host` in a process of its own, fed with bytes.
+
+Importing this file does without torch, as the driver and the coordinator do while they start hosts.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,16 @@ import json
 import os
 import sys
 import time
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import ray
 
-from codex_ray.assembly import assemble
-from codex_ray.config import experiment_from
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Carrier, Frames, work_here
-from codex_ray.threads import long_lived
+from codex_ray.threads import import_torch_alone, importing, long_lived
 from codex_ray.wire import Frame
 
 Raw: TypeAlias = bytes | npt.NDArray[np.uint8]
@@ -67,8 +69,23 @@ class HostServer(CarrierServer):
 
     def __init__(self, experiment: str, paths: list[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path]
+        spec = json.loads(experiment)
+        with importing():
+            if only_ours(spec):
+                import_torch_alone()
+            from codex_ray.assembly import assemble
+            from codex_ray.config import experiment_from
         long_lived()
-        super().__init__(assemble(experiment_from(json.loads(experiment))).host())
+        super().__init__(assemble(experiment_from(spec)).host())
+
+
+def only_ours(spec: Mapping[str, Any]) -> bool:
+    """Whether only code of this package computes in an experiment's mapping, no factory of others.
+
+    Then torch may come without its tables.
+    """
+    parts = [spec.get(part) for part in ("model", "data")]
+    return all(isinstance(part, Mapping) and part.get("kind") != "python" for part in parts)
 
 
 def as_raw(piece: bytes) -> Raw:

@@ -3,59 +3,82 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     PlacementGroupSchedulingStrategy,
 )
 
-from codex_ray.cluster.coordinator import Coordinator, read_round
+from codex_ray.cluster.coordinator import Coordinator, gpu_of, read_round
+from codex_ray.cluster.doors import ray_at
 from codex_ray.cluster.transport import cause_of
 from codex_ray.config import resolved
-from codex_ray.errors import ClusterError, HostLost
-from codex_ray.experiment import Experiment
-from codex_ray.federation.state import RoundResult
+from codex_ray.errors import ClusterError
 from codex_ray.records.run_directory import RunDirectory
+from codex_ray.threads import import_torch_alone, importing
+
+if TYPE_CHECKING:
+    from codex_ray.experiment import Experiment
+    from codex_ray.federation.state import RoundResult
+
+LOG = logging.getLogger(__name__)
+REPLACED: Final = 3
+"""Coordinators that may be lost one after the other, with no round done in between."""
 
 
 @contextmanager
-def ray_session(address: str) -> Iterator[None]:
+def ray_session(
+    address: str,
+    *,
+    insecure_local: bool = False,
+    meanwhile: Callable[[], object] | None = None,
+) -> Iterator[list[str]]:
     """A Ray that is ready to use; one that was running before is still running afterwards.
 
+    Args:
+        address: "local" for a Ray of its own; else where one is running.
+        insecure_local: whether one that strangers could get into will do.
+        meanwhile: is called in a thread of its own while Ray starts, and waited for.
+
+    Yields what is open about it, in words: nothing, unless that was said to do.
+
     Raises:
-        ClusterError: there is no cluster at `address`, or it does not let us in.
+        ClusterError: there is no cluster at `address`, it does not let us in, or it would let in
+            strangers.
     """
     if ray.is_initialized():
-        yield
+        yield []
         return
-    try:
-        if address == "local":
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                object_store_memory=512 * 2**20,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"cluster.address {address}: no Ray cluster lets us in there ({error}): start one with "
-            '`ray start --head`, give it and us the same token, or use "local"'
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    beside = Thread(target=meanwhile, daemon=True)  # of nothing, it ends at once
+    beside.start()
+    with ray_at(address, insecure_local=insecure_local) as overlooked:
+        beside.join()
+        yield overlooked
+
+
+def import_ahead(*, alone: bool) -> None:
+    """Imports what a driver needs next: for the time in which it waits for Ray's processes.
+
+    What `ray.init` imports by itself is about HTTP and metrics, so neither waits for the other.
+
+    Args:
+        alone: torch may come without its tables, because nobody's own code takes part.
+    """
+    with suppress(Exception), importing():  # an error comes again, where it is imported for use
+        if alone:
+            import_torch_alone()
+        import_module("codex_ray.assembly")
 
 
 def cluster_gpus() -> float:
@@ -81,23 +104,62 @@ def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[Roun
     """Each round's result from a coordinator actor; first None, when every host is ready.
 
     It is for the inside of a `ray_session`. The coordinator runs on this node, because the run
-    directory is here.
+    directory is here. One that is lost is replaced by another, which goes on from the last
+    checkpoint, with hosts of its own: those of the first end with it.
+
+    Raises:
+        ClusterError: coordinators are lost one after the other, and no round is done.
+        CodexRayError: whatever ends the run.
+    """
+    ready, told, lost = False, -1, 0
+    while True:
+        try:
+            with closing(_rounds_of_one(experiment, directory)) as results:
+                for result in results:
+                    if result is None and not ready:
+                        ready = True
+                        yield None
+                    if result is not None and result.round > told:
+                        told, lost = result.round, 0
+                        yield result
+                return
+        except RayActorError as error:
+            lost += 1
+            if lost > REPLACED:
+                raise ClusterError(
+                    f"{lost} coordinators were lost one after the other ({cause_of(error)}): "
+                    f"codex-ray run --resume {directory.path}"
+                ) from error
+            LOG.warning(
+                "the coordinator was lost (%s): another goes on from its last checkpoint",
+                cause_of(error),
+            )
+
+
+def _rounds_of_one(
+    experiment: Experiment, directory: RunDirectory
+) -> Generator[RoundResult | None, None, None]:
+    """The same from one coordinator, who begins with the last round that is persisted.
+
+    Raises:
+        RayActorError: it is lost.
+        CodexRayError: whatever ends the run.
     """
     paths = [str(Path.cwd()), *[path for path in sys.path if path]]
     coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
     try:
         stream = coordinator.run.options(num_returns="streaming").remote(
-            str(directory.path.resolve()), json.dumps(resolved(experiment)), paths
+            str(directory.path.resolve()),
+            json.dumps(resolved(experiment)),
+            paths,
+            gpu_of(experiment),
         )
         for ref in stream:
             line = ray.get(ref)
             yield read_round(line) if line else None
+    except RayActorError:
+        raise
     except RayError as error:
-        cause = cause_of(error)
-        if isinstance(cause, HostLost):
-            raise ClusterError(
-                f"the coordinator was lost ({cause}): codex-ray run --resume {directory.path}"
-            ) from error
-        raise cause from error
+        raise cause_of(error) from error
     finally:
         ray.kill(coordinator)

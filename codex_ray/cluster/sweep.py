@@ -6,8 +6,8 @@ one's own. A sweep that was killed goes on from its folder, and ends with the sa
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ from codex_ray.cluster.session import ray_session  # first: it sets what ray rea
 from rich.console import Console
 
 from codex_ray.api import RUNS
+from codex_ray.certifying.terms import delta_warnings
 from codex_ray.cluster.sweep_table import LiveTrials, best_table, closing_table, winner_in_words
 from codex_ray.cluster.sweep_trial import trainable
 from codex_ray.cluster.sweep_tuner import run_trials
-from codex_ray.config import load_yaml, override, parse_number, validated
+from codex_ray.config import load_yaml, parse_number, validated
+from codex_ray.data.kept import keeping
 from codex_ray.errors import ClusterError, ConfigError
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.sweeping.artefacts import write_artefacts
 from codex_ray.sweeping.book import Book
-from codex_ray.sweeping.description import OptunaSearch, Sweep
+from codex_ray.sweeping.description import OptunaSearch, Sweep, overridden
 from codex_ray.sweeping.journal import SweepFolder
 from codex_ray.sweeping.outcome import SweepResult, Trial
 from codex_ray.sweeping.proposals import check_optuna
@@ -43,7 +45,6 @@ __all__ = [
     "sweep_and_show",
     "trainable",
 ]
-INTERRUPTED = 130
 
 
 def sweep(
@@ -69,7 +70,7 @@ def sweep(
     """
     console = Console(quiet=True, markup=False)
     result, _ = _sweep(config, overrides or {}, out=out, resume=resume, console=console)
-    if _interrupted(result):
+    if result.interrupted:
         raise KeyboardInterrupt(f"interrupted: go on with resume={str(result.directory)!r}")
     return result
 
@@ -80,8 +81,8 @@ def sweep_and_show(
     *,
     out: str | None,
     resume: str | None = None,
-) -> int:
-    """Runs the sweep with a live table; 0, 1 if a trial failed, or 130 after Ctrl-C."""
+) -> SweepResult:
+    """The same with a live table, and tables at the end; it is told if it was interrupted."""
     console = Console(markup=False)
     result, written = _sweep(file, overrides, out=out, resume=resume, console=console)
     console.print()
@@ -89,19 +90,15 @@ def sweep_and_show(
     if result.points:
         console.print(best_table(result))
     console.print(f"\n{result.statement}\n", highlight=False)
-    if _interrupted(result):
+    if result.interrupted:
         console.print(f"interrupted: codex-ray sweep --resume {result.directory}", soft_wrap=True)
-        return INTERRUPTED
+        return result
     console.print(winner_in_words(result) + "\n", soft_wrap=True, highlight=False)
     for name in written:
         console.print(f"{name:<16}{result.directory / name}", soft_wrap=True, highlight=False)
     logs = f"tensorboard --logdir {result.directory / 'trials'}"
     console.print(f"{'TensorBoard':<16}{logs}", soft_wrap=True, highlight=False)
-    return 1 if any(trial.status == "failed" for trial in result) else 0
-
-
-def _interrupted(result: SweepResult) -> bool:
-    return any(trial.status == "interrupted" for trial in result)
+    return result
 
 
 def _sweep(
@@ -112,23 +109,25 @@ def _sweep(
     resume: str | Path | None,
     console: Console,
 ) -> tuple[SweepResult, list[str]]:
-    if resume is not None:
-        if config is not None or out is not None or overrides:
-            raise ConfigError(
-                "resume: the sweep has its own description and folder: give nothing else"
-            )
-        folder = SweepFolder.open(Path(resume))
-        description, base = folder.read()
-        planner = Planner(description, base)
-        settings = planner.all()
-    else:
-        description, base = read_sweep(config, overrides)
-        planner = Planner(description, base)
-        planner, settings = planner.settled()
-        path = Path(out) if out is not None else RunDirectory.next_under(RUNS, description.name)
-        folder = SweepFolder.create(path, description=planner.description, base=base)
-    costs = planner.selection_costs()
-    with folder.locked():
+    with ExitStack() as stack:
+        stack.enter_context(keeping())  # checking every setting opens each data set once
+        if resume is not None:
+            if config is not None or out is not None or overrides:
+                raise ConfigError(
+                    "resume: the sweep has its own description and folder: give nothing else"
+                )
+            folder = SweepFolder.open(Path(resume))
+            stack.enter_context(folder.locked())
+            planner = Planner(*folder.read())
+            settings, costs = planner.all(), planner.selection_costs()
+        else:
+            description, base = read_sweep(config, overrides)
+            path = Path(out or RunDirectory.next_under(RUNS, description.name))
+            SweepFolder.check_free(path)  # before every setting is checked for nothing
+            planner, settings = Planner(description, base).settled()
+            costs = planner.selection_costs()
+            folder = SweepFolder.create(path, description=planner.description, base=base)
+            stack.enter_context(folder.locked())
         book = Book(planner, settings, folder)
         interrupted = _run(book, console)
         result = SweepResult(planner.description, tuple(book.result()), folder.path, tuple(costs))
@@ -144,14 +143,22 @@ def _run(book: Book, console: Console) -> bool:
     live = LiveTrials(console, metric=description.metric, planned=book.planned)
     total = "" if book.planned is None else f"{book.planned} trials, "
     console.print(f"{description.name}: {total}into {book.folder.path}", soft_wrap=True)
+    for warning in _warnings(book):
+        console.print(f"warning: {warning}", soft_wrap=True, highlight=False)
     book.skip_ended()
     live.already(len(book.trials))
     if book.done:
         return False
-    with contextlib.suppress(KeyboardInterrupt), live.shown():
+    with suppress(KeyboardInterrupt), live.shown():
         run_trials(book, live)
         return not book.done
     return True
+
+
+def _warnings(book: Book) -> list[str]:
+    """What is to be said of the deltas of all trials that are known, each line once."""
+    experiments = map(book.planner.experiment, book.known.values())
+    return list(dict.fromkeys(line for one in experiments for line in delta_warnings(one)))
 
 
 def read_sweep(
@@ -166,7 +173,7 @@ def read_sweep(
         raise ConfigError("sweep: give a description, or a folder to resume")
     beside = Path() if isinstance(config, Mapping) else Path(config).parent
     mapping = dict(config) if isinstance(config, Mapping) else load_yaml(config)
-    description = validated(Sweep, parse_number(override(mapping, overrides)))
+    description = validated(Sweep, parse_number(overridden(mapping, overrides)))
     if isinstance(description.search, OptunaSearch):
         check_optuna()
     if isinstance(description.base, str):

@@ -19,17 +19,20 @@ from codex_ray.cluster.session import ray_session  # first: it sets what ray rea
 
 import ray
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
+from codex_ray.cluster.sweep_stopping import stopping_rule
 from codex_ray.cluster.sweep_trial import TRIAL, this_place, trial_told
 from codex_ray.errors import ClusterError
 from codex_ray.sweeping.book import Book
-from codex_ray.sweeping.description import Asha, MedianStopping, Sweep
+from codex_ray.sweeping.description import Sweep
 from codex_ray.sweeping.outcome import Trial
+from codex_ray.sweeping.past import past_of
 from codex_ray.sweeping.settings import Setting
+from codex_ray.sweeping.shared_data import shared_data
 
-ROUND = "round"
+OF_THE_STORE = 0.5
+"""The share of the object store that data sets may take; rounds need the rest."""
 QUIET = {
     # Its loggers would write every result three times more.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -126,24 +129,23 @@ def run_trials(book: Book, audience: Audience) -> None:
     """
     description = book.planner.description
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with _environment(QUIET), ray_session("local"), tempfile.TemporaryDirectory() as scratch:
+    cluster = dict(book.planner.common.get("cluster") or {})
+    session = ray_session(
+        cluster.get("address", "local"), insecure_local=bool(cluster.get("insecure_local"))
+    )
+    with _environment(QUIET), session, tempfile.TemporaryDirectory() as scratch:
         resources = _resources(description)
         _check_fits(resources)
-        trainable = tune.with_resources(
-            tune.with_parameters(
-                trial_told,
-                base=book.planner.common,
-                folder=str(book.folder.trials.resolve()),
-                selection=description.selection.kind.replace("_", " "),
-                place=this_place(),
-            ),
-            resources,
-        )
         tuner = tune.Tuner(
-            trainable,
+            tune.with_resources(_trainable(book), resources),
             tune_config=tune.TuneConfig(
                 search_alg=_Feed(book, audience),
-                scheduler=_scheduler(description, rounds=_most_rounds(book)),
+                scheduler=stopping_rule(
+                    description,
+                    rounds=_most_rounds(book),
+                    past=past_of(book),
+                    ended=frozenset(book.trials),
+                ),
                 num_samples=-1,
                 max_concurrent_trials=description.concurrent,
                 reuse_actors=True,
@@ -157,6 +159,24 @@ def run_trials(book: Book, audience: Audience) -> None:
             ),
         )
         tuner.fit()
+
+
+def _trainable(book: Book) -> Any:
+    """What a trial runs, with what all trials have in common in the object store."""
+    description = book.planner.description
+    return tune.with_parameters(
+        trial_told,
+        base=book.planner.common,
+        folder=str(book.folder.trials.resolve()),
+        selection=description.selection.kind.replace("_", " "),
+        place=this_place(),
+        data=shared_data(
+            book.planner,
+            book.waiting,
+            most=OF_THE_STORE * _smallest_store(),
+            at_least=1 if book.planned is None else 2,
+        ),
+    )
 
 
 @contextmanager
@@ -209,28 +229,14 @@ def _check_fits(resources: Any) -> None:
             )
 
 
+def _smallest_store() -> float:
+    """Bytes of the smallest object store of any node; each that runs trials holds a copy."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return min(float(node["Resources"].get("object_store_memory", 0.0)) for node in nodes)
+
+
 def _most_rounds(book: Book) -> int:
     settings = list(book.known.values())
     rounds = [book.planner.experiment(setting).rounds for setting in settings[:1]]
     varied = [int(s.values["rounds"]) for s in settings if "rounds" in s.values]
     return max([*rounds, *varied, 1])
-
-
-def _scheduler(description: Sweep, *, rounds: int) -> Any:
-    """Tune's rule of which trials end early; None for none."""
-    stopping = description.stopping
-    common = {"time_attr": ROUND, "metric": description.metric, "mode": description.goal}
-    if isinstance(stopping, Asha):
-        return AsyncHyperBandScheduler(
-            **common,
-            max_t=rounds,
-            grace_period=stopping.grace,
-            reduction_factor=stopping.reduction,
-        )
-    if isinstance(stopping, MedianStopping):
-        return MedianStoppingRule(
-            **common,
-            grace_period=stopping.grace,
-            min_samples_required=stopping.at_least,
-        )
-    return None

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.learning.batches import ShuffledBatches
+from codex_ray.learning.evaluation import evaluate
 from codex_ray.learning.models import Model
 from codex_ray.learning.trainers import Sgd
 from codex_ray.randomness import SeedTree
@@ -45,10 +46,6 @@ class Comparison(Component):
 
     def measure(self, model: Model, dataset: FederatedDataset, *, public: SeedTree) -> Baselines:
         """The baselines, each trained from the model's weights."""
-        from codex_ray.learning.evaluation import (
-            evaluate,
-        )  # imports sklearn, which hosts do without
-
         start, test = model.get(), dataset.test()
         trainer = Sgd(
             learning_rate=self.learning_rate,

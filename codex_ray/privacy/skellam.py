@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ive
 
 from codex_ray.privacy.inverse_cdf import PRECISION, TAIL_BITS, Draws, InverseCdf, check_width
 from codex_ray.randomness import Stream
@@ -41,6 +40,8 @@ def skellam_pmf(k: npt.ArrayLike, *, variance: float) -> npt.NDArray[np.float64]
     check_variance(variance)
     order = np.abs(np.asarray(k, np.float64))
     if variance < _LARGE:
+        from scipy.special import ive  # slow to import, and most hosts draw no Skellam
+
         return np.asarray(ive(order, variance), np.float64)
     return _debye(order, variance)
 

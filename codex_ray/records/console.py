@@ -174,6 +174,7 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
         ("model", f"sha256 {result.model_sha256[:16]}"),
         *wraps,
         *audit,
+        *[("OPEN TO STRANGERS", what) for what in result.overlooked],
     ]
 
 

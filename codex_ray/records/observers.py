@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
-
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # it has no stubs
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any, Protocol
 
 from codex_ray.federation.state import RoundResult
 from codex_ray.records.run_directory import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Observer(Protocol):
@@ -68,13 +69,25 @@ class TensorBoard:
     """Scalars for each round. What lies outside the guarantee is under debug/, and says so."""
 
     def __init__(self, folder: Path, *, first_round: int, config: str) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_round)
-        self._writer.add_custom_scalars({"privacy": PRIVACY_PANEL})
-        if first_round == 0:
-            self._writer.add_text("config", f"```yaml\n{config}\n```", 0)
+        self._folder, self._first_round, self._config = folder, first_round, config
+
+    @cached_property
+    def _writer(self) -> SummaryWriter:
+        """Opened for the first round that is told of: nobody waits for its import before that."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(self._folder), purge_step=self._first_round)
+        writer.add_custom_scalars({"privacy": PRIVACY_PANEL})
+        if self._first_round == 0:
+            writer.add_text("config", f"```yaml\n{self._config}\n```", 0)
+        return writer
 
     def round(self, result: RoundResult) -> None:
         """Metrics, epsilon, survivors and dropouts, bytes, and seconds for each stage."""
+        from tensorboard.compat.proto.summary_pb2 import (  # type: ignore[import-untyped]  # it has no stubs
+            Summary,
+        )
+
         scalars = {f"metrics/{k}": v for k, v in result.metrics.items()}
         scalars |= {f"privacy/epsilon_{unit}": v for unit, v in result.epsilon.items()}
         scalars |= {f"privacy/{k}": v for k, v in result.privacy.items()}
@@ -94,11 +107,14 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flushes and closes the event file."""
-        self._writer.close()
+        if "_writer" in vars(self):
+            self._writer.close()
 
 
 def show_audit(folder: Path, verdicts: list[dict[str, Any]], *, step: int) -> None:
     """Each verdict's finding beside its claim, as scalars, and all of them in words."""
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder)) as writer:
         for verdict in verdicts:
             for what in ("claimed", "found"):

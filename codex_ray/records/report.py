@@ -10,8 +10,6 @@ from io import BytesIO
 from string import Template
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from codex_ray.records.console import MANY, client_table, closing_table, facts, verdict
@@ -55,6 +53,8 @@ def write_report(directory: RunDirectory, result: RunResult) -> None:
 def draw(result: RunResult, lines: list[dict[str, Any]]) -> bytes:
     """A PNG: everyone alone against together, accuracy by round, and what was spent."""
     alone = 0 < len(result.alone) <= MANY
+    from matplotlib.figure import Figure  # slow to import, and only a run that has ended draws
+
     figure = Figure(figsize=(13 if alone else 10, 3.8), layout="constrained")
     axes = figure.subplots(1, 3 if alone else 2)
     if alone:
@@ -80,6 +80,8 @@ def _draw_alone(axes: Any, result: RunResult) -> None:
 
 def _draw_rounds(axes: Any, result: RunResult, lines: list[dict[str, Any]]) -> None:
     """Test accuracy after each evaluated round."""
+    from matplotlib.ticker import MaxNLocator
+
     tested = [line for line in lines if "accuracy" in line["metrics"]]
     points = [(line["round"] + 1, line["metrics"]["accuracy"]) for line in tested]
     if points:

@@ -46,6 +46,8 @@ class RunResult(BaseModel):
         extrapolated: the epsilon of a larger run that noise was scaled for, with the cohort and
             population that it presumes; `privacy` has the literal one of this run.
         audit: the verdicts on the run, where its experiment asks for an audit.
+        overlooked: what was open to strangers about the Ray that it ran on, in words; whoever
+            started it said that it may be.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -74,6 +76,7 @@ class RunResult(BaseModel):
     audit: list[dict[str, Any]] = Field(default_factory=list)
     wrap_probability: float = 0.0
     extrapolated: dict[str, Any] | None = None
+    overlooked: list[str] = Field(default_factory=list)
     directory: str = ""
 
     @property

@@ -6,6 +6,7 @@ counts are bounded up to a chance that the caller states.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -41,7 +42,5 @@ def _hypergeometric(members: int, marked: int, drawn: int) -> tuple[int, npt.NDA
 
 @lru_cache(maxsize=8)
 def log_factorials(members: int) -> npt.NDArray[np.float64]:
-    from scipy.special import gammaln  # slow to import, and small cohorts do not need it
-
-    logs: npt.NDArray[np.float64] = gammaln(np.arange(members + 1) + 1.0)
-    return logs
+    """The logarithm of each factorial from 0! to `members`! [members + 1]."""
+    return np.array([math.lgamma(count + 1.0) for count in range(members + 1)])

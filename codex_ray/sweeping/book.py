@@ -50,6 +50,11 @@ class Book:
         """How many trials there will be, where that is known."""
         return None if self._batches is not None else len(self.known)
 
+    @property
+    def waiting(self) -> list[Setting]:
+        """The trials that are known, and have not been handed out."""
+        return list(self._queue)
+
     def _queue_up(self, settings: Sequence[Setting]) -> None:
         self._queue.extend(settings)
         self.known |= {setting.number: setting for setting in settings}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from codex_ray.config import override
 from codex_ray.sweeping.selection import (
     NotAccounted,
     PublicData,
@@ -17,6 +19,8 @@ from codex_ray.types import Component
 
 NOISE = "noise_multiplier"
 EPSILON = "budget.epsilon"
+OF_THE_BASE = ("set", "grid", "space", "reference")
+"""Fields of a sweep whose own keys are dotted keys of the base experiment."""
 
 
 class GridSearch(Component):
@@ -66,6 +70,22 @@ class MedianStopping(Component):
     kind: Literal["median"] = "median"
     grace: int = Field(default=1, ge=1, description="Rounds that every trial may run.")
     at_least: int = Field(default=3, ge=1, description="Trials that a median is taken of.")
+
+
+def overridden(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping of a sweep with each key replaced; in `set.rounds` all after `set` is one key.
+
+    Raises:
+        ConfigError: a key goes through something that is no mapping.
+    """
+    found, rest = dict(mapping), {}
+    for key, value in overrides.items():
+        section, _, inner = key.partition(".")
+        if inner and section in OF_THE_BASE:
+            found[section] = dict(found.get(section) or {}) | {inner: value}
+        else:
+            rest[key] = value
+    return override(found, rest)
 
 
 def _by_kind(value: Any) -> Any:
@@ -123,6 +143,11 @@ class Sweep(Component):
         Field(discriminator="kind", description="How choosing the best trial is treated."),
         BeforeValidator(_by_kind),
     ] = NotAccounted()
+    plan: str | dict[str, Any] | None = Field(
+        default=None,
+        description="How training is computed, as in an experiment: one plan for all trials, which "
+        "is settled when the sweep begins.",
+    )
     cpus_per_trial: float = Field(default=1, gt=0, description="CPUs that a trial takes.")
     gpus_per_trial: float = Field(default=0, ge=0, description="GPUs, or a share of one.")
     hosts_per_trial: int = Field(

@@ -40,13 +40,8 @@ class SweepFolder:
         Raises:
             RunDirectoryError: it holds something, or cannot be written.
         """
+        cls.check_free(path)
         folder = cls(path)
-        if folder.description.is_file():
-            raise RunDirectoryError(
-                f"{path}: holds another sweep: choose another --out, or go on with --resume {path}"
-            )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirectoryError(f"{path}: is not empty: choose another --out")
         try:
             folder.trials.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -55,6 +50,20 @@ class SweepFolder:
         write_atomically(folder.base, to_json_bytes(base))
         write_atomically(folder.description, to_json_bytes(kept | {"base": folder.base.name}))
         return folder
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Returns when a sweep could be begun at `path`.
+
+        Raises:
+            RunDirectoryError: it holds something.
+        """
+        if cls(path).description.is_file():
+            raise RunDirectoryError(
+                f"{path}: holds another sweep: choose another --out, or go on with --resume {path}"
+            )
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunDirectoryError(f"{path}: is not empty: choose another --out")
 
     @classmethod
     def open(cls, path: Path) -> SweepFolder:

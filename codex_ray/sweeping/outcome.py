@@ -144,6 +144,16 @@ class SweepResult(Sequence[Trial]):
         return pandas.DataFrame(self.rows(), columns=self.columns)
 
     @property
+    def interrupted(self) -> bool:
+        """Whether there are trials that have still to run."""
+        return any(trial.status == "interrupted" for trial in self.trials)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a trial failed."""
+        return any(trial.status == "failed" for trial in self.trials)
+
+    @property
     def points(self) -> list[Point]:
         """The mean over the seeds of each setting whose trials ran to their end."""
         return self._points(reference=False)

@@ -60,7 +60,9 @@ class Planner:
     def __init__(self, description: Sweep, base: Mapping[str, Any]) -> None:
         self.description = description
         self.base = override(base, {})
-        placed = {"cluster.hosts": description.hosts_per_trial, "compare": None}
+        placed: dict[str, Any] = {"cluster.hosts": description.hosts_per_trial, "compare": None}
+        if description.plan is not None:
+            placed["plan"] = description.plan
         self.common = override(override(base, description.set), placed)
         self._noise = self._noise_key()
         self._made = 0
@@ -128,10 +130,7 @@ class Planner:
         Raises:
             ConfigError: as `all` does.
         """
-        fixed = self.description.model_copy(
-            update={"set": dict(self.description.set) | {"plan": self.plan()}}
-        )
-        planner = Planner(fixed, self.base)
+        planner = Planner(self.description.model_copy(update={"plan": self.plan()}), self.base)
         return planner, planner.all()
 
     def plan(self) -> Any:
@@ -143,7 +142,7 @@ class Planner:
         description = self.description
         keys = {*description.grid, *description.space}
         if any(key.startswith(("model", "plan", "trainer.kind")) for key in keys):
-            return override({"plan": "reference"}, self.common)["plan"]
+            return self.common.get("plan", "reference")
         values = {key: choices[0] for key, choices in description.grid.items()}
         values |= {key: bounds.at(0.0) for key, bounds in description.space.items()}
         experiment = self.experiment(self._checked(values, number=0)[0])

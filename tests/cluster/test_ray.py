@@ -6,15 +6,18 @@ import json
 import os
 import signal
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 import codex_ray
 from codex_ray.assembly import assemble
+from codex_ray.bench.processes import by_role
 from codex_ray.cluster.coordinator import start_hosts
 from codex_ray.cluster.session import ray_rounds
 from codex_ray.cluster.transport import RayTransport, await_ready
@@ -22,6 +25,7 @@ from codex_ray.config import experiment_from, to_yaml
 from codex_ray.errors import ClusterError, ConfigError, DataError, HostLost
 from codex_ray.federation.messages import EnrolmentList, Trained, TrainTask
 from codex_ray.federation.run import Run
+from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.running import begin
@@ -85,6 +89,43 @@ def test_an_interrupted_ray_run_resumes_locally_to_the_same_model(
             break  # the driver is gone: the generator's end kills the coordinator
     resumed = codex_ray.run(None, {"cluster.hosts": 0}, resume=tmp_path / "cut")
     assert resumed.model_sha256 == whole.model_sha256
+
+
+def test_a_killed_coordinator_is_replaced_and_every_round_is_told_once(
+    plain: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = codex_ray.run(plain, out=tmp_path / "whole")
+    told: list[int] = []
+
+    def watch(result: RoundResult | None) -> None:
+        if result is None:
+            return
+        told.append(result.round)
+        if result.round == 0:
+            (coordinator,) = by_role()["coordinator"]
+            os.kill(coordinator, signal.SIGKILL)
+
+    killed = codex_ray.run(plain, {"cluster.hosts": 2}, out=tmp_path / "killed", watch=watch)
+    assert killed.model_sha256 == whole.model_sha256 and told == [0, 1, 2]
+    assert killed.privacy == whole.privacy
+    rounds = [json.loads(line)["round"] for line in (tmp_path / "killed/rounds.jsonl").open()]
+    assert rounds == told
+
+
+def test_coordinators_that_die_without_a_round_end_the_run(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def dying(*_: object) -> Generator[None, None, None]:
+        begun.append(1)
+        yield None
+        raise RayActorError()
+
+    monkeypatch.setattr("codex_ray.cluster.session._rounds_of_one", dying)
+    with pytest.raises(ClusterError, match=r"4 coordinators .*codex-ray run --resume"):
+        codex_ray.run(plain, {"cluster.hosts": 2}, out=tmp_path / "run")
+    assert len(begun) == 4
 
 
 class Killing:

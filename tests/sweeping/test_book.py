@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from codex_ray.records.frontier import Point, beaten_by, frontier_of
 from codex_ray.sweeping.artefacts import axes_of, write_artefacts
 from codex_ray.sweeping.journal import SweepFolder
 from codex_ray.sweeping.rerun import command, overrides_of
+from codex_ray.sweeping.settings import Planner
 
 NOISE = "federation.mechanism.noise_multiplier"
 CLIP = "federation.mechanism.clip_norm"
@@ -140,6 +142,30 @@ def test_the_winner_runs_again_in_full_with_secure_aggregation(planned, worked, 
     assert again.federation.mechanism.noise_multiplier == result.best.found[NOISE]
     assert again.federation.mechanism.clip_norm == result.best.values[CLIP]
     assert again.rounds == 2 and again.budget.epsilon == 2.0
+
+
+def test_the_plan_stands_in_the_command_only_where_a_run_would_choose_another(
+    planned, worked, monkeypatch
+) -> None:
+    def plan_of(grid=None, base=None, **fields):
+        planner, _ = planned(
+            set=fields.pop("set", {"rounds": 2}), grid={CLIP: [1.0]}, **fields
+        ).settled()
+        if base:
+            planner = Planner(planner.description, planner.base | base)
+        result = worked(planner, folder=f"sweep-{len(seen)}")
+        seen.append(overrides_of(result, result.best))
+        return seen[-1].get("plan")
+
+    seen: list[dict] = []
+    assert plan_of() is None  # a stack of layers is always vectorised on a CPU
+    assert plan_of(plan="reference")["kernel"] == "reference"
+    assert plan_of(set={"rounds": 2, "plan": "reference"})["kernel"] == "reference"
+    assert plan_of(set={"rounds": 2, "plan.kernel": "auto"})["kernel"] == "vectorised"
+    assert plan_of(base={"plan": {"precision": "float32"}})["kernel"] == "vectorised"
+    assert not any(key.startswith("plan.") for overrides in seen for key in overrides)
+    monkeypatch.setattr("codex_ray.sweeping.rerun.GPU", Path(__file__))
+    assert plan_of()["device"] == "cpu"  # where a run would take the GPU
 
 
 @pytest.mark.parametrize(

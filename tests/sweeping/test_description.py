@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codex_ray.config import validated
 from codex_ray.errors import ConfigError
+from codex_ray.sweeping.description import Sweep, overridden
 from codex_ray.sweeping.space import Range, combinations, drawn
 
 NOISE = "federation.mechanism.noise_multiplier"
@@ -80,6 +82,15 @@ def test_a_setting_that_is_no_experiment_is_refused_before_any_trial(planned, fi
     with pytest.raises(ConfigError) as error:
         planned(**fields).all()
     assert said in str(error.value)
+
+
+def test_an_override_reaches_a_dotted_key_of_the_base(devices) -> None:
+    mapping = {"base": devices, "set": {"rounds": 2, CLIP: 1.0}, "grid": {NOISE: [1]}}
+    overrides = {f"set.{CLIP}": 2.0, "grid.trainer.learning_rate": [0.1], "search.kind": "grid"}
+    found = validated(Sweep, overridden(mapping, overrides))
+    assert found.set == {"rounds": 2, CLIP: 2.0}
+    assert found.grid == {NOISE: [1], "trainer.learning_rate": [0.1]}
+    assert mapping["set"] == {"rounds": 2, CLIP: 1.0}
 
 
 def test_what_adds_no_noise_has_no_epsilon_to_fix(described, devices) -> None:

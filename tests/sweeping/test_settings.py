@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from codex_ray.accounting import costs
+from codex_ray.assembly import assemble
+from codex_ray.data.flat import FlatDataset
+from codex_ray.data.kept import keeping, name_of
+from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.errors import ConfigError
+from codex_ray.learning.autotune import Autotune
 from codex_ray.sweeping.selection import NOT_ACCOUNTED
+from codex_ray.sweeping.settings import Planner
+from codex_ray.sweeping.shared_data import shared_data
 
 NOISE = "federation.mechanism.noise_multiplier"
 CLIP = "federation.mechanism.clip_norm"
@@ -45,9 +53,50 @@ def test_the_reference_comes_first_and_is_no_setting(planned) -> None:
 def test_one_plan_is_chosen_for_all_trials(planned) -> None:
     planner, trials = planned(set={"rounds": 2}).settled()
     plans = {planner.experiment(trial).plan.plan for trial in trials}
-    assert len(plans) == 1 and planner.description.set["plan"]["kernel"] != "auto"
+    assert len(plans) == 1 and planner.description.plan["kernel"] != "auto"
     other, _ = planned(set={"rounds": 2}, grid={"trainer.kind": ["sgd"]}).settled()
-    assert other.description.set["plan"] == "reference"
+    assert other.description.plan == "reference"
+
+
+def test_no_trial_looks_for_a_plan_of_its_own(planned, monkeypatch) -> None:
+    planner, trials = planned(set={"rounds": 2}, seeds=[0, 1]).settled()
+    monkeypatch.setattr(Autotune, "plan", lambda self: 1 / 0)
+    for trial in trials:
+        experiment = planner.experiment(trial)
+        assert assemble(experiment).settled(gpus=0).experiment.plan == experiment.plan
+    again = Planner(planner.description, planner.base)  # as `--resume` does
+    assert [again.experiment(trial).plan for trial in again.all()] == [
+        planner.experiment(trial).plan for trial in trials
+    ]
+
+
+def test_checking_every_setting_opens_a_data_set_once(planned, monkeypatch) -> None:
+    opened = []
+    make = SyntheticImages.open
+    monkeypatch.setattr(
+        SyntheticImages, "open", lambda self, public: opened.append(self) or make(self, public)
+    )
+    with keeping():
+        planned(grid={CLIP: [0.5, 1.0, 2.0], NOISE: [0.5, 1.0]}).settled()
+    assert len(opened) == 1
+
+
+def test_trials_that_have_a_data_set_in_common_share_it(planned) -> None:
+    planner = planned(grid={CLIP: [0.5, 1.0]}, seeds=[0, 1])
+    found = shared_data(planner, planner.all(), most=1e9)
+    assert len(found) == 2  # one for each seed: they draw different clients
+    (first, *_) = [name_of(planner.experiment(t).data, t.seed) for t in planner.all()]
+    flat = FlatDataset.from_arrays(found[first])
+    assert flat.population == 40 and all(type(a) is np.ndarray for a in found[first].values())
+    one = sum(array.nbytes for array in found[first].values())
+    assert len(shared_data(planner, planner.all(), most=1.5 * one)) == 1
+    alone = planned(grid={"data.clients": [40, 50]})
+    assert shared_data(alone, alone.all(), most=1e9) == {}  # nobody shares
+    assert len(shared_data(alone, alone.all(), most=1e9, at_least=1)) == 2
+    few = planned(
+        grid={CLIP: [0.5, 1.0]}, set={"data.clients": 4000, "federation.sampler.rate": 0.01}
+    )
+    assert shared_data(few, few.all(), most=1e9) == {}  # most clients are never asked
 
 
 def test_a_random_number_of_trials_has_an_epsilon_that_covers_the_whole_space(planned) -> None:

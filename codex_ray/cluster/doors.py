@@ -1,0 +1,158 @@
+"""How a process gets a Ray: one of its own on loopback, or a running one, behind closed doors."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import ray
+from ray._private import ray_constants, services
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+from codex_ray.cluster.preflight import check_dashboard, check_joining, check_own, keys_from
+from codex_ray.errors import ClusterError
+from codex_ray.records.private_files import private_folder
+
+OBJECT_STORE: Final = 512 * 2**20
+"""Bytes of shared memory that a Ray of our own gets."""
+LONGEST_FOLDER: Final = 38
+"""Characters of a folder under which Ray's sockets still have names short enough for Linux."""
+LOOPBACK_SWITCH: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""0: Ray listens on loopback only. It does so by itself on other systems, to spare their owners
+questions of the firewall; the switch works on Linux too."""
+
+
+def ray_at(address: str, *, insecure_local: bool = False) -> AbstractContextManager[list[str]]:
+    """The Ray that an experiment's cluster.address means: "local" is one of our own."""
+    if address == "local":
+        return own_ray(insecure_local=insecure_local)
+    return joined_ray(address, insecure_local=insecure_local)
+
+
+@contextmanager
+def own_ray(*, insecure_local: bool = False) -> Iterator[list[str]]:
+    """A Ray that ends with the block: what is open about it, which is nothing unless it was said.
+
+    All its processes listen on loopback, metrics included; they demand a token that is made for
+    this one and known to no other process; its sockets and logs are in a folder of this user's.
+
+    Raises:
+        ClusterError: it would be open, or does not start.
+    """
+    overlooked = check_own(insecure_local=insecure_local)
+    _demand(os.environ.get("RAY_AUTH_MODE", "token"))
+    with _own_token():
+        try:
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                    object_store_memory=OBJECT_STORE,
+                    _temp_dir=session_folder(),
+                )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"a Ray of our own does not start: {error}") from error
+        try:
+            yield overlooked
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def joined_ray(address: str, *, insecure_local: bool = False) -> Iterator[list[str]]:
+    """The running cluster at `address`, which outlives the block: what is open about it.
+
+    Raises:
+        ClusterError: it is open and nobody said that it may be, or it does not let us in.
+    """
+    whole = resolved_address(address)
+    overlooked = check_joining(whole, insecure_local=insecure_local)
+    # Without a token the cluster is an open one, and that was said.
+    _demand("disabled" if keys_from().token is None else "token")
+    try:
+        context = ray.init(address=whole, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"cluster.address {address}: no Ray cluster lets us in there ({error}): start one with "
+            '`ray start --head`, give it and us the same token, or use "local"'
+        ) from error
+    try:
+        url = str(context.dashboard_url or "")
+        yield overlooked + check_dashboard(url, insecure_local=insecure_local)
+    finally:
+        ray.shutdown()
+
+
+def resolved_address(address: str) -> str:
+    """The address that "auto" stands for, as host:port; others as they are.
+
+    Raises:
+        ClusterError: no cluster runs on this machine, or several do.
+    """
+    if address != "auto":
+        return address
+    try:
+        return str(services.canonicalize_bootstrap_address_or_die("auto"))
+    except (ConnectionError, ValueError) as error:
+        raise ClusterError(f"cluster.address auto: {error}") from None
+
+
+def session_folder() -> str:
+    """Where a Ray of our own keeps its sockets and logs.
+
+    Ray opens its folders to every user of the machine, and the sockets in them lead to everything
+    in the object store. So they lie in one that only this user can enter.
+
+    Raises:
+        InputError: somebody else was there first, or has opened it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"codex-ray-{os.getuid()}"
+    if len(str(folder)) > LONGEST_FOLDER:
+        folder = Path("/tmp") / folder.name
+    return str(private_folder(folder) / "ray")
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """A new token for a Ray that is started in the block; the user's own is out of sight."""
+    before = os.environ.get("RAY_AUTH_TOKEN")
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        yield
+    finally:
+        _restore("RAY_AUTH_TOKEN", before)
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that is started in the block listens on loopback only."""
+    before, enabled = os.environ.get(LOOPBACK_SWITCH), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK_SWITCH] = "0"  # its processes read it when they begin
+    ray_constants.ENABLE_RAY_CLUSTER = False  # this process read it when it imported ray
+    try:
+        yield
+    finally:
+        _restore(LOOPBACK_SWITCH, before)
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+
+
+def _restore(name: str, before: str | None) -> None:
+    if before is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = before
+
+
+def _demand(mode: str) -> None:
+    """Sets Ray's mode, which it read when it was imported, perhaps before we could set it."""
+    os.environ["RAY_AUTH_MODE"] = mode
+    Config.initialize("")
