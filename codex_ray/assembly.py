@@ -25,6 +25,7 @@ from codex_ray.experiment import Experiment
 from codex_ray.federation.charges import Charge
 from codex_ray.federation.client import Host, LocalTrainer
 from codex_ray.federation.faults import FaultyTransport
+from codex_ray.federation.field import FieldClock, Load
 from codex_ray.federation.round import Round
 from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Transport
@@ -42,6 +43,7 @@ from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.correlated_noise import RELEASE
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.randomness import Randomness, Stream, fresh_secret
+from codex_ray.types import word_type
 
 CHECKED_CLIENTS = 100
 
@@ -115,10 +117,13 @@ class Assembled:
 
     def round(self, transport: Transport) -> Round:
         """The server's side of every round, over `transport` with the scenario's dropouts."""
-        experiment = self.experiment
-        dropouts = experiment.federation.dropouts
-        if dropouts.any:
-            transport = FaultyTransport(transport, dropouts, self.randomness.public)
+        experiment, public = self.experiment, self.randomness.public
+        dropouts, faults = experiment.federation.dropouts, experiment.federation.faults
+        clock = None if faults.devices is None else FieldClock(faults.devices, public)
+        if dropouts.any or faults.any:
+            transport = FaultyTransport(
+                transport, dropouts, public, faults=faults, load=self.load, clock=clock
+            )
         return Round(
             federation=experiment.federation,
             codec=self.codec,
@@ -130,7 +135,13 @@ class Assembled:
             transport=transport,
             divisor=self._divisor,
             noise_of=self._noise_of_releases(),
+            clock=clock,
         )
+
+    @property
+    def load(self) -> Load:
+        """What every client has to move in a round, whatever the protocol adds."""
+        return _load(self.initial, self.codec)
 
     def _noise_of_releases(self) -> Callable[[int], Stream]:
         """Where the release of each round draws its noise from.
@@ -255,6 +266,7 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
         dimension=len(initial),
         records=getattr(experiment.trainer, "summands", None),
     )
+    experiment.federation.check_losses(dataset.population, _load(initial, codec))
     return Assembled(
         experiment=experiment,
         given=given,
@@ -264,6 +276,12 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
         initial=initial,
         codec=codec,
     )
+
+
+def _load(initial: torch.Tensor, codec: Codec) -> Load:
+    """Bytes of the parameters [d] and of a summand."""
+    words = codec.length * word_type(codec.bits).itemsize
+    return Load(down=initial.numel() * initial.element_size(), up=words)
 
 
 def _opened(experiment: Experiment, given: Given, randomness: Randomness) -> FederatedDataset:

@@ -110,6 +110,11 @@ def finish(
         rounds_aborted=state.totals.aborted,
         stopped="rounds" if state.round >= experiment.rounds else "budget",
         seconds=round(state.totals.seconds, 3),
+        field_seconds=(
+            None
+            if experiment.federation.faults.devices is None
+            else round(state.totals.field_seconds, 3)
+        ),
         metrics=assembled.evaluate(state.params),
         privacy=[spend.to_json() for spend in spends],
         protocol=experiment.federation.protocol.kind,

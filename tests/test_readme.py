@@ -23,11 +23,12 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"```(?:\w*)\n(.*?)```", text, flags=re.DOTALL)
 
 
+NAMED = "run|sweep|account|schema|submit|certs|token|cluster"
 COMMANDS = sorted(
     {
         " ".join(found.split("#")[0].split())
         for block in blocks(ALL)
-        for found in re.findall(r"codex-ray ((?:run|sweep|account|schema|submit|certs|token|cluster)[^\n\"]*)", block)
+        for found in re.findall(rf"codex-ray ((?:{NAMED})[^\n\"]*)", block)
     }
 )
 

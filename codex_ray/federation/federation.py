@@ -12,7 +12,8 @@ from pydantic import Field
 from codex_ray.errors import ConfigError
 from codex_ray.federation.algorithms import FedAvg
 from codex_ray.federation.charges import Charge, Survivors
-from codex_ray.federation.faults import Dropouts
+from codex_ray.federation.faults import Dropouts, Faults
+from codex_ray.federation.field import Load
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.federation.spaced_sampling import SpacedCohorts
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
@@ -78,6 +79,9 @@ class Federation(Component):
     )
     dropouts: Dropouts = Field(
         default=Dropouts(), description="Clients that go silent, by the point at which they do."
+    )
+    faults: Faults = Field(
+        default=Faults(), description="Clients that are too slow, away or mute; a virtual clock."
     )
 
     def codec(self, *, population: int, dimension: int, records: int | None = None) -> Codec:
@@ -193,6 +197,7 @@ class Federation(Component):
         if population < 1:
             raise ConfigError("data.clients is 0: a federation needs a client")
         self.sampler.check(population)
+        self.faults.check(population)
         expected = self.sampler.expected(population)
         for size in {math.floor(expected), math.ceil(expected)}:
             self.protocol.check(size)
@@ -279,10 +284,32 @@ class Federation(Component):
             )
         mechanism.honest(self.sampler.expected(population))
         self._check_minimum(population)
-        lost = self.dropouts.chance
-        if lost > mechanism.assumed_dropout:
+        if self.faults.uneven and isinstance(self.sampler, PoissonCohorts):
             raise ConfigError(
-                f"federation.dropouts lose {lost:.3g} of a cohort, but the mechanism opens no sum "
+                "federation.faults make some clients fall silent more often than others, but with "
+                "noise inside the sum what outsiders learn of a sampled cohort is stated for "
+                "clients that all drop out as easily: leave them out, or set "
+                "federation.sampler.kind to all"
+            )
+        self.check_losses(population)
+
+    def check_losses(self, population: int, load: Load | None = None) -> None:
+        """Refuses scenarios in which most rounds would lack the noise that they are meant for.
+
+        Who is too slow depends on `load`; without it nobody is.
+
+        Raises:
+            ConfigError: it names the field and the remedy.
+        """
+        mechanism = self.mechanism
+        if not isinstance(mechanism, NoiseInside):
+            return
+        others = self.faults.chance(population, load)
+        lost = 1 - (1 - self.dropouts.chance) * (1 - others) if others else self.dropouts.chance
+        if lost > mechanism.assumed_dropout:
+            who = "federation.dropouts and federation.faults" if others else "federation.dropouts"
+            raise ConfigError(
+                f"{who} lose {lost:.3g} of a cohort, but the mechanism opens no sum "
                 f"that lacks more than assumed_dropout ({mechanism.assumed_dropout:g}): no round "
                 "would be likely to have a sum, raise federation.mechanism.assumed_dropout"
             )

@@ -15,6 +15,7 @@ import numpy as np
 from codex_ray.errors import ConfigError, ProtocolError, SumAborted
 from codex_ray.federation.charges import Charge, Survivors
 from codex_ray.federation.federation import Federation
+from codex_ray.federation.field import FieldClock
 from codex_ray.federation.folding import weight_of
 from codex_ray.federation.messages import (
     DebugReport,
@@ -51,6 +52,7 @@ class RoundTrace:
     silent: dict[ClientId, Stage] = field(default_factory=dict)
     bytes_up: dict[ClientId, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    field_seconds: Mapping[str, float] = field(default_factory=dict)
     members: tuple[ClientId, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     privacy: Mapping[str, float] = field(default_factory=dict)
@@ -99,6 +101,8 @@ class Round:
     """What a released sum is divided by: public, and never the number that were really there."""
     noise_of: Callable[[int], Stream]
     """The stream from which the release of a round draws its noise."""
+    clock: FieldClock | None = None
+    """What the trips would have taken in the field; `transport` tells it of them."""
 
     def run(
         self, state: ServerState, *, cohort: tuple[ClientId, ...], attempt: int
@@ -111,10 +115,14 @@ class Round:
             HostLost: try again with the next attempt.
         """
         trace = RoundTrace(cohort=cohort)
+        if self.clock is not None:
+            self.clock.begin(state.round)
         with trace.timed("train"):
             begun = self._train(state, attempt, trace)
         with trace.timed("sum"):
             group = self._sum(begun, trace)
+        if self.clock is not None:
+            trace.field_seconds = self.clock.seconds
         ledgers = self._settle(state.ledgers, trace)
         after = replace(state, round=state.round + 1, ledgers=ledgers)
         if group is None:

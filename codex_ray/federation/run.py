@@ -151,6 +151,7 @@ class Run:
         after.aborted += trace.aborted is not None
         after.masks_recovered += trace.masks_recovered
         after.seconds += seconds
+        after.field_seconds += sum(trace.field_seconds.values())
         apart = self.round.population <= APART and not self.round.federation.hides_cohorts
         for client, count in trace.bytes_up.items():
             after.bytes_total += count
@@ -178,6 +179,7 @@ def _result(
         masks_recovered=trace.masks_recovered,
         bytes_up={"total": sum(sent), "largest": max(sent, default=0)},
         seconds={stage: round(spent, 4) for stage, spent in trace.seconds.items()},
+        field_seconds={stage: round(it, 4) for stage, it in trace.field_seconds.items()},
         epsilon={},
         metrics=dict(trace.metrics),
         privacy=dict(trace.privacy),

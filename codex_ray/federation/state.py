@@ -27,6 +27,8 @@ class RoundResult:
         aborted: why no sum came out; None for a round that was released.
         masks_recovered: pair masks rebuilt from shares because a client dropped out.
         bytes_up: bytes that clients sent, and the most that one of them sent.
+        field_seconds: what each trip would have taken on the clients' devices and networks, where
+            the experiment describes those (federation.faults.devices); else empty.
         seconds: by stage of the round; `checkpoint` and `evaluate` came after it was persisted.
         epsilon: of the holder who has spent most, by unit; empty in rounds that are not evaluated.
         metrics: what the cohort averaged beside its updates; in rounds that are evaluated also
@@ -57,6 +59,7 @@ class RoundResult:
     would_cost: dict[str, float] = field(default_factory=dict)
     privacy: dict[str, float] = field(default_factory=dict)
     charged: list[dict[str, Any]] = field(default_factory=list)
+    field_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The round as plain data: what it holds is plain already, and is not copied."""
@@ -77,6 +80,7 @@ class Totals:
     aborted: int = 0
     masks_recovered: int = 0
     seconds: float = 0.0
+    field_seconds: float = 0.0
     bytes_total: int = 0
     bytes_up: dict[ClientId, int] = field(default_factory=dict)
     unsettled: list[list[ClientId]] = field(default_factory=list)

@@ -158,6 +158,9 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
     if result.wrap_probability:
         chance = f"{result.wrap_probability:.1e} that any coordinate of a round does"
         wraps = [("wraps around", chance)]
+    field = []
+    if result.field_seconds is not None:
+        field = [("seconds in the field", f"{result.field_seconds:,.1f}, without the server's own")]
     return [
         ("rounds", _rounds_in_words(result)),
         ("updates", result.protection),
@@ -170,6 +173,7 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
             f"{result.bytes_up_per_client:,} (mean of {result.clients})",
         ),
         ("seconds in rounds", f"{result.seconds:.1f}"),
+        *field,
         ("randomness", result.randomness.split(";")[0].split(",")[0]),
         ("model", f"sha256 {result.model_sha256[:16]}"),
         *wraps,

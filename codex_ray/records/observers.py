@@ -92,6 +92,7 @@ class TensorBoard:
         scalars |= {f"privacy/epsilon_{unit}": v for unit, v in result.epsilon.items()}
         scalars |= {f"privacy/{k}": v for k, v in result.privacy.items()}
         scalars |= {f"seconds/{stage}": v for stage, v in result.seconds.items()}
+        scalars |= {f"field_seconds/{stage}": v for stage, v in result.field_seconds.items()}
         scalars |= {f"debug/{k} (outside the guarantee)": v for k, v in result.debug.items()}
         scalars |= {
             "clients/cohort": result.cohort,

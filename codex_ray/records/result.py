@@ -31,6 +31,8 @@ class RunResult(BaseModel):
         why the
             run ended: "rounds" or "budget".
         seconds: time spent in training, summing and releasing, over all resumes.
+        field_seconds: what all rounds would have taken on the clients' devices and networks, less
+            what the server computes; None where the experiment describes no devices.
         metrics: of the final model on the pooled test set.
         privacy: one spend for each unit and holder, with its assumptions.
         protocol: the kind of the sum protocol.
@@ -75,6 +77,7 @@ class RunResult(BaseModel):
     alone: list[dict[str, float]] = Field(default_factory=list)
     audit: list[dict[str, Any]] = Field(default_factory=list)
     wrap_probability: float = 0.0
+    field_seconds: float | None = None
     extrapolated: dict[str, Any] | None = None
     overlooked: list[str] = Field(default_factory=list)
     directory: str = ""
