@@ -62,6 +62,12 @@ class Cluster(Component):
     deadline: float = Field(
         default=600.0, gt=0, description="Seconds after which a silent host counts as lost."
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port of a page for Prometheus, on loopback of the coordinator's node.",
+    )
     insecure_local: bool = Field(
         default=False,
         description="Start or join a Ray that strangers could get into; the result says so.",

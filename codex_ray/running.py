@@ -17,6 +17,8 @@ from codex_ray.federation.state import RoundResult, ServerState
 from codex_ray.federation.transport import Transport
 from codex_ray.records.canonical import plain
 from codex_ray.records.checkpoint import Checkpoints
+from codex_ray.records.json_logs import JsonLog
+from codex_ray.records.metrics import Metrics, Subject
 from codex_ray.records.observers import Observer, RoundLines, TensorBoard, show_audit
 from codex_ray.records.result import (
     SIMULATION,
@@ -26,6 +28,8 @@ from codex_ray.records.result import (
     write_model,
 )
 from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
+from codex_ray.records.run_status import run_name
+from codex_ray.records.tally import lines_of
 
 
 def rounds(
@@ -49,16 +53,42 @@ def rounds(
     first = max(0, state.round - 1)
     with ExitStack() as stack:
         stack.callback(transport.close)
-        observers: list[Observer] = [
-            RoundLines(directory.rounds, first_round=first),
-            TensorBoard(directory.tensorboard, first_round=first, config=to_yaml(experiment)),
-        ]
-        for observer in observers:
+        observers: list[Observer] = []
+        for observer in _observers(assembled, directory, first=first):
             stack.callback(observer.close)
+            observers.append(observer)
         for _, result in run.results(state):
             for observer in observers:
                 observer.round(result)
             yield result
+
+
+def _observers(assembled: Assembled, directory: RunDirectory, *, first: int) -> Iterator[Observer]:
+    """Who is told of each round from `first` on; each begins when the one before it has.
+
+    Raises:
+        ConfigError: the port for metrics is taken.
+    """
+    experiment, run = assembled.experiment, run_name(directory.path)
+    yield RoundLines(directory.rounds, first_round=first)
+    yield TensorBoard(directory.tensorboard, first_round=first, config=to_yaml(experiment))
+    yield JsonLog(directory.log, run=run, first_round=first)
+    hides = experiment.federation.hides_cohorts
+    subject = Subject(
+        run=run,
+        rounds=experiment.rounds,
+        delta=experiment.budget.delta,
+        budget=experiment.budget.epsilon,
+        hides_cohorts=hides,
+        own_epsilon=frozenset(c.claim.label for c in assembled.charges if hides and not c.hidden),
+    )
+    # The lines of earlier rounds: what came after the checkpoint is no longer among them.
+    yield Metrics(
+        directory.metrics,
+        subject=subject,
+        earlier=lines_of(directory.rounds),
+        port=experiment.cluster.metrics_port,
+    )
 
 
 def _state(assembled: Assembled, directory: RunDirectory) -> ServerState:

@@ -279,8 +279,9 @@ IN_EVERY_RUN: tuple[Gap, ...] = (
 JOURNALS = Gap(
     what="journals",
     severity="Critical",
-    words="rounds.jsonl, tensorboard/, checkpoint/, result.json and the report tell of cohorts, if "
-    "only of their sizes: the coordinator's own, not for whoever the claim is against",
+    words="rounds.jsonl, log.jsonl, metrics.prom, tensorboard/, checkpoint/, result.json and the "
+    "report tell of cohorts, if only of their sizes: the coordinator's own, not for whoever the "
+    "claim is against",
 )
 NO_SUMS = Gap(
     what="rounds without a sum",

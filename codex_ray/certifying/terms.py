@@ -110,8 +110,9 @@ def assumptions(terms: Terms, claim: Claim) -> tuple[str, ...]:
     if federation.hides_cohorts and claim.sampling_counts:
         said.append(
             "the cohort of each round stays hidden from whoever reads the result: cohort sizes, "
-            "dropouts, bytes and seconds in rounds.jsonl, tensorboard/, result.json and the "
-            "report, and all of checkpoint/, are the coordinator's own and outside the guarantee"
+            "dropouts, bytes and seconds in rounds.jsonl, log.jsonl, metrics.prom, tensorboard/, "
+            "result.json and the report, and all of checkpoint/, are the coordinator's own and "
+            "outside the guarantee"
         )
     said.append("test metrics are exact: they cover nobody whose records are in the test set")
     if not _in_whole_numbers(terms, claim):

@@ -18,7 +18,9 @@ from codex_ray.cli.cluster import add_cluster
 from codex_ray.cli.keys import add_keys
 from codex_ray.cli.options import BAD_INPUT, INTERRUPTED
 from codex_ray.cli.run import add_run
+from codex_ray.cli.runs import add_runs
 from codex_ray.cli.schema import add_schema
+from codex_ray.cli.status import add_status
 from codex_ray.cli.submit import add_submit
 from codex_ray.cli.sweep import add_sweep
 from codex_ray.cli.token import add_token
@@ -26,7 +28,7 @@ from codex_ray.errors import CodexRayError, InputError
 
 COMMANDS = (
     *(add_run, add_sweep, add_submit, add_account, add_audit, add_bench, add_schema, add_keys),
-    *(add_cluster, add_token, add_certs),
+    *(add_cluster, add_token, add_certs, add_status, add_runs),
 )
 
 

@@ -32,6 +32,12 @@ def add_run(commands: Commands) -> None:
         action="store_true",
         help="go on where strangers could get into the Ray that it runs on; the result says so",
     )
+    run.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="a page for Prometheus, on loopback"
+    )
+    run.add_argument(
+        "--log-json", action="store_true", help="write what happens as lines of JSON to stderr too"
+    )
     add_set(run)
     run.set_defaults(command=_run)
 
@@ -78,7 +84,9 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line says other than the file."""
     from codex_ray.config import parse_overrides
 
-    said = {"cluster.insecure_local": True} if arguments.insecure_local else {}
+    said: dict[str, Any] = {"cluster.insecure_local": True} if arguments.insecure_local else {}
+    if arguments.metrics_port is not None:
+        said["cluster.metrics_port"] = arguments.metrics_port
     return parse_overrides(arguments.set) | said
 
 
@@ -88,7 +96,9 @@ def _run_here(arguments: argparse.Namespace) -> int:
     from codex_ray.api import RUNS, open_run, plan, run
     from codex_ray.certifying.terms import delta_warnings
     from codex_ray.records.console import Progressing
+    from codex_ray.records.json_logs import JsonLog
     from codex_ray.records.run_directory import RunDirectory
+    from codex_ray.records.run_status import run_name
 
     overrides = _overrides(arguments)
     console = Console(markup=False)
@@ -107,11 +117,15 @@ def _run_here(arguments: argparse.Namespace) -> int:
     where = f"{experiment.cluster.hosts} Ray hosts" if experiment.cluster.hosts else "this process"
     progress = Progressing(console, done=done, rounds=experiment.rounds)
 
+    log = JsonLog(sys.stderr, run=run_name(out)) if arguments.log_json else None
+
     def watch(result: RoundResult | None) -> None:
         if result is None:
             progress.ready()
         else:
             progress.round(result)
+            if log is not None:
+                log.round(result)
 
     console.print(f"{experiment.name}: {experiment.rounds} rounds in {where}, into {out}")
     for warning in delta_warnings(experiment):
@@ -131,6 +145,9 @@ def _run_here(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
+    finally:
+        if log is not None:
+            log.close()
     _show(console, result.directory)
     return 0
 

@@ -60,7 +60,8 @@ def trainable(
         ConfigError: the base or an override is wrong.
     """
     mapping = dict(base) if isinstance(base, Mapping) else load_yaml(base)
-    mapping = override(mapping, {"cluster.hosts": 0, "compare": None} | dict(overrides or {}))
+    fixed = {"cluster.hosts": 0, "cluster.metrics_port": None, "compare": None}
+    mapping = override(mapping, fixed | dict(overrides or {}))
     folder = str(Path(folder).resolve())
     return tune.with_parameters(
         _trial, base=mapping, folder=folder, selection=UNKNOWN, place=this_place(), data={}

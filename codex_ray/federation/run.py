@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from codex_ray.federation.round import BudgetSpent, Round, RoundTrace
 from codex_ray.federation.state import RoundResult, ServerState, Totals, count_dropped
 from codex_ray.types import ClientId
 
+LOG = logging.getLogger(__name__)
 EXTRAPOLATED = "client_extrapolated"
 """How the epsilon of a larger run is called in figures: it is none of this one."""
 APART = 1000
@@ -95,7 +97,11 @@ class Run:
                 after, trace = self.round.run(state, cohort=cohort, attempt=attempt)
                 trace.seconds = prepared | trace.seconds
                 return after, trace, attempt + 1
-            except HostLost:
+            except HostLost as lost:
+                where = {"round": state.round, "attempt": attempt}
+                LOG.warning(
+                    "attempt %d at round %d failed: %s", attempt, state.round, lost, extra=where
+                )
                 if attempt + 1 == self.attempts:
                     raise
                 state = state if self.replayable else reserved

@@ -2,6 +2,8 @@
 
 config.yaml         the resolved experiment
 rounds.jsonl        one line a round
+log.jsonl           what happened, a line each, with run and round
+metrics.prom        the figures so far, for a Prometheus textfile collector
 checkpoint/         the state after the last rounds
 tensorboard/        scalars and the configuration
 result.json         what came out
@@ -15,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -59,6 +62,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
+PATIENCE = 0.25
+"""Seconds for a process that only looks whether there is a lock to let go of it again."""
+
+
 @contextmanager
 def locked(folder: Path, *, of: Path) -> Iterator[None]:
     """Keeps every other process out of `folder` for the block, and so from running what is at `of`.
@@ -67,15 +74,24 @@ def locked(folder: Path, *, of: Path) -> Iterator[None]:
         RunDirectoryError: another process is at it.
     """
     descriptor = os.open(folder, os.O_RDONLY)
+    until = time.monotonic() + PATIENCE
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunDirectoryError(f"{of}: another process is running it") from None
-    try:
+        while not _taken(descriptor):
+            if time.monotonic() > until:
+                raise RunDirectoryError(f"{of}: another process is running it")
+            time.sleep(0.01)
         yield
     finally:
         os.close(descriptor)  # and with it the lock
+
+
+def _taken(descriptor: int) -> bool:
+    """Whether the lock on an open folder is now ours."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class RunDirectory:
@@ -85,6 +101,8 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.yaml"
         self.rounds = path / "rounds.jsonl"
+        self.log = path / "log.jsonl"
+        self.metrics = path / "metrics.prom"
         self.checkpoint = path / "checkpoint"
         self.tensorboard = path / "tensorboard"
         self.result = path / "result.json"

@@ -145,7 +145,8 @@ def test_the_result_holds_what_was_promised(silos, finished) -> None:
     } <= spend.keys()  # fmt: skip
     assert len(result["privacy"]) == result["clients"] == 6
     assert {p.name for p in directory.iterdir()} == {
-        "config.yaml", "rounds.jsonl", "result.json", "privacy.json", "privacy.md",
+        "config.yaml", "rounds.jsonl", "log.jsonl", "metrics.prom", "result.json", "privacy.json",
+        "privacy.md",
         "model.safetensors", "tensorboard", "checkpoint", "report.html", "report.png",
     }  # fmt: skip
 

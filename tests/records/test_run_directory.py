@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
+from threading import Timer
 
 import dp_accounting as dp
 import pytest
@@ -17,7 +20,7 @@ from codex_ray.records import run_directory
 from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.observers import RoundLines
 from codex_ray.records.result import RunResult
-from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
+from codex_ray.records.run_directory import RunDirectory, locked, to_json_bytes, write_atomically
 
 
 def state(round_: int = 3) -> ServerState:
@@ -212,3 +215,11 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomically(file, b"old")
     write_atomically(file, b"new")
     assert file.read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_whoever_only_looks_keeps_no_run_from_beginning(tmp_path: Path) -> None:
+    looking = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    Timer(0.05, os.close, [looking]).start()
+    with locked(tmp_path, of=tmp_path):
+        pass
