@@ -195,9 +195,7 @@ class Ledger:
             for holder in sorted(holders)
         ]
 
-    def spends_of_all(
-        self, population: int, *, assumptions: tuple[str, ...]
-    ) -> list[PrivacySpend]:
+    def spends_of_all(self, population: int, *, assumptions: tuple[str, ...]) -> list[PrivacySpend]:
         """The reported spend of each of so many clients; of each history, where they are many.
 
         Raises:

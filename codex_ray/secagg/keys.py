@@ -34,6 +34,7 @@ DIGEST_BYTES = 32
 
 _LABEL = b"codex_ray/secagg/3"
 _NONCE = bytes(12)
+_SHA256 = hashes.SHA256()
 _LENGTH = struct.Struct("<I")
 _NUMBER = struct.Struct("<Iq")
 
@@ -94,9 +95,15 @@ class KeyPair:
             ProtocolError: `public` is a point of low order, or no key at all.
         """
         try:
-            return self.key.exchange(X25519PublicKey.from_public_bytes(public))
+            return self.key.exchange(_read(public))
         except ValueError as error:
             raise ProtocolError(f"public key {public.hex()} cannot be used: {error}") from error
+
+
+@lru_cache(maxsize=1 << 14)
+def _read(public: bytes) -> X25519PublicKey:
+    """The key, read once for all of its owner's neighbours on a host."""
+    return X25519PublicKey.from_public_bytes(public)
 
 
 def usable(public: bytes) -> bool:
@@ -116,7 +123,7 @@ def _probe() -> KeyPair:
 
 def derive(secret: bytes, info: bytes, *, count: int = 1) -> tuple[bytes, ...]:
     """`count` independent 32-byte keys from `secret` for the use that `info` names (RFC 5869)."""
-    okm = HKDF(hashes.SHA256(), SECRET_BYTES * count, salt=None, info=info).derive(secret)
+    okm = HKDF(_SHA256, SECRET_BYTES * count, salt=None, info=info).derive(secret)
     return tuple(okm[at : at + SECRET_BYTES] for at in range(0, len(okm), SECRET_BYTES))
 
 
