@@ -109,16 +109,16 @@ def _read(public: bytes) -> X25519PublicKey:
 def usable(public: bytes) -> bool:
     """Whether pairs can agree by this key: it is one, and no point of low order."""
     try:
-        _probe().agree(public)
-    except ProtocolError:
+        _probe().exchange(_read(public))
+    except ValueError:
         return False
     return True
 
 
 @cache
-def _probe() -> KeyPair:
-    """A pair whose secrets are thrown away."""
-    return KeyPair.fresh()
+def _probe() -> X25519PrivateKey:
+    """A key whose secrets are thrown away, so that it may come from anywhere."""
+    return X25519PrivateKey.generate()
 
 
 def derive(secret: bytes, info: bytes, *, count: int = 1) -> tuple[bytes, ...]:
