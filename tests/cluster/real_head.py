@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -146,6 +147,31 @@ def new_head(*, tls: bool) -> RealHead:
     token = folder / "token"
     make_token(token)
     return RealHead(folder, token, files)
+
+
+@contextlib.contextmanager
+def closed_head(*, dashboard: bool) -> Iterator[RealHead]:
+    """A running head, closed by token and TLS; its processes, and only they, end with the block."""
+    one = new_head(tls=True)
+    try:
+        one.start(dashboard=dashboard)
+        yield one
+    finally:
+        one.end()
+
+
+def asked(words: list[str], *, environment: dict[str, str], folder: Path) -> tuple[int, str]:
+    """The exit status and the words of a `codex-ray` command from a shell of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "codex_ray.cli", *words],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def listening(processes: list[int]) -> set[tuple[str, int]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from real_head import RealHead, new_head
+from real_head import RealHead, asked, closed_head
 
 from codex_ray.api import plan
 from codex_ray.cluster.check import ClusterCheck, _of_nodes, check_cluster
@@ -117,30 +116,14 @@ def test_the_tables_show_what_was_found(devices: dict[str, Any], node: NodeFacts
 @pytest.fixture(scope="module")
 def head() -> Iterator[RealHead]:
     """A closed head for the file."""
-    one = new_head(tls=True)
-    try:
-        one.start(dashboard=False)
+    with closed_head(dashboard=False) as one:
         yield one
-    finally:
-        one.end()
 
 
 def command(head: RealHead, environment: dict[str, str], *words: str) -> tuple[int, str]:
-    """The exit status and the words of `codex-ray cluster check` from a shell of its own."""
-    script = (
-        "import argparse, sys; from codex_ray.cli.cluster import add_cluster;"
-        "parser = argparse.ArgumentParser(); add_cluster(parser.add_subparsers());"
-        "arguments = parser.parse_args(sys.argv[1:]); sys.exit(arguments.command(arguments))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "cluster", "check", "--address", head.address, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    """The exit status and the words of `codex-ray cluster check` of that head."""
+    said = ["cluster", "check", "--address", head.address, *words]
+    return asked(said, environment=environment, folder=Path.cwd())
 
 
 @pytest.mark.slow

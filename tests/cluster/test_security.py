@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from real_head import RealHead, family, listening, new_head
+from real_head import RealHead, closed_head, family, listening
 
 from codex_ray.cluster.certificates import NodeFiles, issue, make_authority
 from codex_ray.cluster.preflight import check_dashboard, check_joining
@@ -30,13 +30,9 @@ print("answer", ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=60))
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RealHead]:
-    """One head for the file; its processes, and only they, are ended with it."""
-    one = new_head(tls=True)
-    try:
-        one.start(dashboard=True)
+    """One head for the file."""
+    with closed_head(dashboard=True) as one:
         yield one
-    finally:
-        one.end()
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from real_head import RealHead, new_head
+from real_head import RealHead, asked, closed_head
 
 from codex_ray.cluster.packed_run import packed, unpack
 from codex_ray.errors import ClusterError, RunDirectoryError
@@ -88,35 +86,15 @@ def test_a_run_that_never_began_is_told(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def head() -> Iterator[RealHead]:
     """A head with a dashboard, closed by token and TLS."""
-    one = new_head(tls=True)
-    try:
-        one.start(dashboard=True)
+    with closed_head(dashboard=True) as one:
         yield one
-    finally:
-        one.end()
 
 
 def submit(head: RealHead, folder: Path, *words: str, **more: str) -> tuple[int, str]:
-    """The exit status and the words of `codex-ray submit` from a shell of its own."""
-    script = (
-        "import argparse, sys; from codex_ray.cli.submit import add_submit;"
-        "from codex_ray.errors import CodexRayError;"
-        "parser = argparse.ArgumentParser(); add_submit(parser.add_subparsers());"
-        "arguments = parser.parse_args(sys.argv[1:])\n"
-        "try: sys.exit(arguments.command(arguments))\n"
-        "except CodexRayError as error: sys.exit(str(error))"
-    )
+    """The exit status and the words of `codex-ray submit` to that head."""
     url = f"http://127.0.0.1:{head.dashboard}"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "submit", "--dashboard", url, *words],
-        env=head.environment() | more,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    said = ["submit", "--dashboard", url, *words]
+    return asked(said, environment=head.environment() | more, folder=folder)
 
 
 @pytest.mark.slow
