@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from rounds_told import told
 
 import codex_ray
@@ -33,8 +34,7 @@ Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 def read(text: bytes) -> Found:
     """The figures in a text by name and labels, as the format's own library reads them."""
-    parser = pytest.importorskip("prometheus_client.parser")
-    families = parser.text_string_to_metric_families(text.decode())
+    families = text_string_to_metric_families(text.decode())
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in families
