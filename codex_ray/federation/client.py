@@ -167,8 +167,7 @@ class Host:
                 tasks.setdefault(id(message), (message, []))[1].append(client)
             else:
                 with _refusing(client):
-                    reply = self._answer(client, message)
-                    replies[client] = folding.fold(reply) if folding else reply
+                    replies[client] = self._answer(client, message, folding)
         for task, asked in tasks.values():
             replies |= self._train(task, asked, folding)
         return frames_of({client: replies[client] for client in sorted(replies)})
@@ -187,7 +186,7 @@ class Host:
         clients = [client for client in asked if client not in self._trained]
         self._sessions.begin()
         opening = read_frame(task.opening) if task.opening else None
-        done, replies = Trained(b""), dict[ClientId, Message]()
+        replies: dict[ClientId, Message] = {}
         for first in range(0, len(clients), self._portion):
             portion = clients[first : first + self._portion]
             if self._by_record:
@@ -195,13 +194,10 @@ class Host:
             else:
                 self._train_updates(portion)
             for client in portion:
-                if self._sessions.identified:
-                    done = Trained(self._sessions.identity(client))
-                replies[client] = done
+                replies[client] = Trained(self._sessions.identity(client))
                 if opening is not None:
                     with _refusing(client):
-                        reply = self._answer(client, opening)
-                        replies[client] = folding.fold(reply) if folding else reply
+                        replies[client] = self._answer(client, opening, folding)
         return replies
 
     def _takes(self, task: TrainTask) -> bool:
@@ -294,7 +290,8 @@ class Host:
         asked = self._mechanism.asks
         return self._trainer.tell(params, clients, asked) if asked else [None] * len(clients)
 
-    def _answer(self, client: ClientId, message: Message) -> Message:
+    def _answer(self, client: ClientId, message: Message, folding: Folding | None) -> Message:
+        """The client's reply; of a summand, what is left when others were added to it."""
         if client not in self._trained:
             # The host that trained it is gone, and this one has taken its place.
             raise HostLost(f"client {client} was not trained here")
@@ -302,4 +299,5 @@ class Host:
             if not self._debug:
                 raise ProtocolError("debug figures were asked for in a run that has debug off")
             return DebugReport(np.array(self._trained[client], dtype=np.float32))
-        return self._sessions.answer(client, message)
+        reply = self._sessions.answer(client, message)
+        return folding.fold(reply) if folding else reply

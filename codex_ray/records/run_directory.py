@@ -62,6 +62,27 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def check_free(path: Path, *, of: str, known_by: str) -> None:
+    """Refuses a path at which there is something already.
+
+    Args:
+        path: where a folder is to be made.
+        of: what it would be the folder of, in a word.
+        known_by: the name of a file that every such folder has.
+
+    Raises:
+        RunDirectoryError: it is a file, or holds another one, or other files.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{path}: is a file: choose another --out")
+    if (path / known_by).is_file():
+        raise RunDirectoryError(
+            f"{path}: holds another {of}: choose another --out, or go on with --resume {path}"
+        )
+    if path.is_dir() and any(path.iterdir()):
+        raise RunDirectoryError(f"{path}: is not empty: choose another --out")
+
+
 PATIENCE = 0.25
 """Seconds for a process that only looks whether there is a lock to let go of it again."""
 
@@ -134,15 +155,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it holds another run, or other files.
         """
-        if path.exists() and not path.is_dir():
-            raise RunDirectoryError(f"{path}: is a file: choose another --out")
-        if path.is_dir() and any(path.iterdir()):
-            if (path / "config.yaml").exists():
-                raise RunDirectoryError(
-                    f"{path}: holds another run: choose another --out, or go on with --resume "
-                    f"{path}"
-                )
-            raise RunDirectoryError(f"{path}: is not empty: choose another --out")
+        check_free(path, of="run", known_by=cls(path).config.name)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:

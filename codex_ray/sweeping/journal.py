@@ -17,7 +17,7 @@ from typing import Any
 
 from codex_ray.config import load_yaml, parse_number, validated
 from codex_ray.errors import RunDirectoryError
-from codex_ray.records.run_directory import locked, to_json_bytes, write_atomically
+from codex_ray.records.run_directory import check_free, locked, to_json_bytes, write_atomically
 from codex_ray.sweeping.description import Sweep
 from codex_ray.sweeping.outcome import Trial
 from codex_ray.sweeping.settings import Setting
@@ -58,12 +58,7 @@ class SweepFolder:
         Raises:
             RunDirectoryError: it holds something.
         """
-        if cls(path).description.is_file():
-            raise RunDirectoryError(
-                f"{path}: holds another sweep: choose another --out, or go on with --resume {path}"
-            )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirectoryError(f"{path}: is not empty: choose another --out")
+        check_free(path, of="sweep", known_by=cls(path).description.name)
 
     @classmethod
     def open(cls, path: Path) -> SweepFolder:
