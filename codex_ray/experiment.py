@@ -53,6 +53,12 @@ class Cluster(Component):
     hosts: int = Field(
         default=0, ge=0, description="Ray actors that carry the clients; 0: this process, no Ray."
     )
+    hosts_at_least: int | None = Field(
+        default=None,
+        ge=1,
+        description="Hosts to begin with, whose places are reserved together; the others join the "
+        "run whenever the cluster has room for them. Left out: all of them.",
+    )
     address: str = Field(
         default="local",
         pattern="^(local|auto|[^/]+:[0-9]+)$",
@@ -72,6 +78,19 @@ class Cluster(Component):
         default=False,
         description="Start or join a Ray that strangers could get into; the result says so.",
     )
+
+    @model_validator(mode="after")
+    def _check_at_least(self) -> Cluster:
+        if self.hosts_at_least is not None and self.hosts_at_least > self.hosts:
+            raise ValueError(
+                f"hosts_at_least is {self.hosts_at_least}, but there are only {self.hosts} hosts"
+            )
+        return self
+
+    @property
+    def at_least(self) -> int:
+        """How many hosts the run begins with."""
+        return self.hosts if self.hosts_at_least is None else self.hosts_at_least
 
 
 def _by_dotted_name(value: Any) -> Any:

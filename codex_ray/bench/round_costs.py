@@ -24,6 +24,8 @@ BARE: Final = 1.25
 SEMI_HONEST: Final = 1.6
 DEFAULT: Final = 2.2
 EMPTY: Final = 0.010
+NO_OP_CPU: Final = 0.5e-3
+NO_OP_RATE: Final = 2000.0
 TWO_HOSTS: Final = 1.8
 OTHERS: Final = "share of the machine that others took"
 """Wall seconds mean what they say where this is next to nothing."""
@@ -187,6 +189,29 @@ def empty(scale: float) -> Iterator[Row]:
     )
 
 
+def no_op(scale: float) -> Iterator[Row]:
+    """What the framework itself costs a client: a cohort of 1000 that has nothing to train."""
+    workload = Workload("nothing", cohort=1000, clients=10_000).scaled(scale, least=40)
+    every, blocks = fewer(20, scale, least=2), fewer(TURNS, scale, least=1)
+    with one_cluster(), running(workload) as run:
+        run.skip(3)
+        costs = [run.cost(every) for _ in range(blocks)]
+    cpu = median(cost.cpu_total for cost in costs) / workload.cohort
+    rate = workload.cohort / median(cost.wall for cost in costs)
+    middle = sorted(costs, key=lambda cost: cost.cpu_total)[len(costs) // 2]
+    yield Row(
+        f"{workload.cohort} clients with nothing to train, two hosts",
+        f"{1e3 * cpu:.2f} CPU ms a client, {rate:.0f} clients a second; CPU ms a round: "
+        + ", ".join(f"{role} {1e3 * spent:.0f}" for role, spent in middle.cpu.items()),
+        f"at most {1e3 * NO_OP_CPU:g} CPU ms, at least {NO_OP_RATE:g} a second",
+        (
+            at_most("CPU seconds a client", cpu, NO_OP_CPU),
+            at_least("clients a second", rate, NO_OP_RATE),
+            *_figures(middle),
+        ),
+    )
+
+
 def two_hosts(scale: float) -> Iterator[Row]:
     """How much sooner two hosts are done than one, in turns."""
     rates: dict[int, list[float]] = {1: [], 2: []}
@@ -233,6 +258,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "bare": bare,
     "secure": secure,
     "empty": empty,
+    "no-op": no_op,
     "two-hosts": two_hosts,
     "first-result": first_result,
 }

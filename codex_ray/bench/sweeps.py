@@ -29,6 +29,7 @@ from codex_ray.config import override
 from codex_ray.errors import ClusterError
 from codex_ray.sweeping.journal import SweepFolder
 from codex_ray.sweeping.settings import Planner
+from codex_ray.threads import long_lived
 
 NOISE: Final = "federation.mechanism.noise_multiplier"
 CLIP: Final = "federation.mechanism.clip_norm"
@@ -152,7 +153,8 @@ def _write_runs(path: Path) -> None:
 
 
 def one_after_the_other(folder: str) -> None:
-    """Runs what `runs.json` lists, in this process."""
+    """Runs what `runs.json` lists, in this process, which is set up as a trial's is."""
+    long_lived()
     path = Path(folder)
     for number, experiment in enumerate(json.loads((path / "runs.json").read_text())):
         run(experiment, out=path / "runs" / f"{number:03d}")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from codex_ray.assembly import assemble
-from codex_ray.cluster.coordinator import share_of
+from codex_ray.cluster.crew import share_of
 from codex_ray.cluster.node_facts import NodeFacts
 from codex_ray.experiment import Experiment
 
@@ -44,18 +44,18 @@ class Foreseen:
     @classmethod
     def of(cls, experiment: Experiment, nodes: Sequence[NodeFacts]) -> Foreseen:
         """What the experiment puts on these nodes; its data and its model are opened for it."""
-        hosts = experiment.cluster.hosts
+        hosts, reserved = experiment.cluster.hosts, experiment.cluster.at_least
         assembled = assemble(experiment)
         population = assembled.dataset.population
         size = len(assembled.initial)
         cohort = experiment.federation.sampler.expected(population)
         clients = math.ceil(cohort / max(1, hosts))
         word = 4 if assembled.codec.bits <= 32 else 8
-        cpus = share_of(sum(node.cpus for node in nodes), hosts) if hosts else 0.0
-        have = sum(node.gpus for node in nodes)
+        cpus = share_of([node.cpus for node in nodes], reserved) if hosts else 0.0
+        have = [node.gpus for node in nodes]
         device = experiment.plan.device
-        wanted = device.startswith("cuda") or (device == "auto" and have > 0)
-        gpus = share_of(have, hosts) if hosts and wanted else 0.0
+        wanted = device.startswith("cuda") or (device == "auto" and any(have))
+        gpus = share_of(have, reserved) if hosts and wanted else 0.0
         room = tuple((node.address, _room(node, cpus=cpus, gpus=gpus)) for node in nodes)
         host_bytes = PROCESS + size * (4 + clients * word)
         found = cls(hosts, cpus, gpus, room, clients, 4 * size, host_bytes, ())

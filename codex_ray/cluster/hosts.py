@@ -9,13 +9,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import ray
 
+from codex_ray.errors import HostLost
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Carrier, Frames, work_here
 from codex_ray.threads import import_torch_alone, importing, long_lived
@@ -28,31 +29,53 @@ INLINE = 100_000
 
 
 class CarrierServer:
-    """What every host actor does: it answers for the clients that it carries."""
+    """What every host actor does: it answers for the clients that it carries, on a ticket.
 
-    def __init__(self, carrier: Carrier) -> None:
-        """Answers with the carrier's replies."""
-        self._carrier = carrier
+    Whoever gives it work names the ticket that it was called up with. What was asked for on an
+    earlier one, by a coordinator that is lost or before the host was thought to be, may arrive
+    late. It is not done: it would train clients of the attempt that is under way.
+    """
 
-    def ready(self) -> bool:
-        """True, once the host is built."""
+    def __init__(self, carrier: Callable[[], Carrier]) -> None:
+        """Answers with the replies of a carrier, of which every ticket has a new one."""
+        self._new = carrier
+        self._carrier = carrier()
+        self._ticket = 0
+
+    def ready(self, ticket: int = 0) -> bool:
+        """True, once the host is built; from here on it works on this ticket.
+
+        A carrier that has worked on another gives way to a new one, who knows of no client's keys.
+        """
+        if ticket > self._ticket:
+            self._carrier, self._ticket = self._new(), ticket
         return True
 
     def pid(self) -> int:
         """The process that the host runs in."""
         return os.getpid()
 
-    def handle(self, parcel: Raw) -> Raw:
-        """A parcel of the clients' replies to a parcel of frames."""
+    def handle(self, ticket: int, parcel: Raw) -> Raw:
+        """A parcel of the clients' replies to a parcel of frames.
+
+        Raises:
+            HostLost: it works on another ticket: it was started anew, or this one is old.
+        """
+        self._check(ticket)
         return self._replies(Parcel.read(as_frame(parcel)).frames)
 
-    def broadcast(self, frame: npt.NDArray[np.uint8], clients: list[int]) -> Raw:
+    def broadcast(self, ticket: int, frame: npt.NDArray[np.uint8], clients: list[int]) -> Raw:
         """The same for one frame that is for all of them, which the object store shares."""
+        self._check(ticket)
         return self._replies(dict.fromkeys(clients, frame.data))
 
     def work(self, task: bytes) -> bytes:
         """The result of a piece of the server's own work, which no client has a part in."""
         return work_here(task)
+
+    def _check(self, ticket: int) -> None:
+        if ticket != self._ticket:
+            raise HostLost("it was started anew" if ticket > self._ticket else "its ticket is old")
 
     def _replies(self, frames: Frames) -> Raw:
         began = time.perf_counter()
@@ -67,16 +90,38 @@ class HostServer(CarrierServer):
     stay in its memory.
     """
 
-    def __init__(self, experiment: str, paths: list[str]) -> None:
+    def __init__(
+        self,
+        experiment: str,
+        paths: list[str],
+        limit: float | None = None,
+        *data: Mapping[str, Any],
+    ) -> None:
+        """A host of the experiment's clients.
+
+        Args:
+            experiment: as JSON.
+            paths: where it finds Python modules.
+            limit: the part of its GPU's memory that its tensors may take; None without a GPU.
+            data: its data set as plain arrays, where those are shared; else it opens its own.
+        """
         sys.path += [path for path in paths if path not in sys.path]
         spec = json.loads(experiment)
         with importing():
             if only_ours(spec):
                 import_torch_alone()
             from codex_ray.assembly import assemble
+            from codex_ray.cluster.shared_data import shared
             from codex_ray.config import experiment_from
         long_lived()
-        super().__init__(assemble(experiment_from(spec)).host())
+        if limit is not None:
+            from codex_ray.learning.device_memory import keep_within
+
+            keep_within(limit)
+        of = experiment_from(spec)
+        with shared(of, data):
+            assembled = assemble(of)
+        super().__init__(assembled.host)
 
 
 def only_ours(spec: Mapping[str, Any]) -> bool:

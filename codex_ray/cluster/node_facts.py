@@ -13,9 +13,9 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.preflight import keys_from
 from codex_ray.cluster.strangers import NODE_METHOD, Answer, knock, reachable
-from codex_ray.cluster.transport import cause_of
 
 PATIENCE: Final = 60.0
 """Seconds that a node has to start a process and answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -20,10 +19,12 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from codex_ray.cluster.coordinator import Coordinator, gpu_of, read_round
+from codex_ray.cluster.causes import cause_of
+from codex_ray.cluster.coordinator import Coordinator, read_round
+from codex_ray.cluster.crew import Crew
 from codex_ray.cluster.doors import ray_at
-from codex_ray.cluster.transport import cause_of
-from codex_ray.config import resolved
+from codex_ray.cluster.shared_data import reference_for
+from codex_ray.cluster.underway import Asking
 from codex_ray.errors import ClusterError
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.threads import import_torch_alone, importing
@@ -100,44 +101,54 @@ def _here() -> Any:
     )
 
 
-def ray_rounds(experiment: Experiment, directory: RunDirectory) -> Iterator[RoundResult | None]:
-    """Each round's result from a coordinator actor; first None, when every host is ready.
+def ray_rounds(
+    experiment: Experiment, directory: RunDirectory, *, kills: str = ""
+) -> Iterator[RoundResult | None]:
+    """Each round's result from a coordinator actor; first None, when the hosts are ready.
 
     It is for the inside of a `ray_session`. The coordinator runs on this node, because the run
     directory is here. One that is lost is replaced by another, which goes on from the last
-    checkpoint, with hosts of its own: those of the first end with it.
+    checkpoint with the same hosts: those are this process's.
+
+    Args:
+        experiment: of the run.
+        directory: of the run.
+        kills: the processes that are to be killed on the way, and when (see `kills`).
 
     Raises:
         ClusterError: coordinators are lost one after the other, and no round is done.
         CodexRayError: whatever ends the run.
     """
-    ready, told, lost = False, -1, 0
-    while True:
-        try:
-            with closing(_rounds_of_one(experiment, directory)) as results:
-                for result in results:
-                    if result is None and not ready:
-                        ready = True
-                        yield None
-                    if result is not None and result.round > told:
-                        told, lost = result.round, 0
-                        yield result
-                return
-        except RayActorError as error:
-            lost += 1
-            if lost > REPLACED:
-                raise ClusterError(
-                    f"{lost} coordinators were lost one after the other ({cause_of(error)}): "
-                    f"codex-ray run --resume {directory.path}"
-                ) from error
-            LOG.warning(
-                "the coordinator was lost (%s): another goes on from its last checkpoint",
-                cause_of(error),
-            )
+    paths = [str(Path.cwd()), *[path for path in sys.path if path]]
+    ready, told, lost, term = False, -1, 0, 0
+    with closing(Crew.start(experiment, paths, data=reference_for(experiment))) as crew:
+        while True:
+            try:
+                results = _rounds_of_one(experiment, directory, crew, term=term, kills=kills)
+                with closing(results):
+                    for result in results:
+                        if result is None and not ready:
+                            ready = True
+                            yield None
+                        if result is not None and result.round > told:
+                            told, lost = result.round, 0
+                            yield result
+                    return
+            except RayActorError as error:
+                lost, term = lost + 1, term + 1
+                if lost > REPLACED:
+                    raise ClusterError(
+                        f"{lost} coordinators were lost one after the other ({cause_of(error)}): "
+                        f"codex-ray run --resume {directory.path}"
+                    ) from error
+                LOG.warning(
+                    "the coordinator was lost (%s): another goes on from its last checkpoint",
+                    cause_of(error),
+                )
 
 
 def _rounds_of_one(
-    experiment: Experiment, directory: RunDirectory
+    experiment: Experiment, directory: RunDirectory, crew: Crew, *, term: int, kills: str
 ) -> Generator[RoundResult | None, None, None]:
     """The same from one coordinator, who begins with the last round that is persisted.
 
@@ -145,16 +156,19 @@ def _rounds_of_one(
         RayActorError: it is lost.
         CodexRayError: whatever ends the run.
     """
-    paths = [str(Path.cwd()), *[path for path in sys.path if path]]
     coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
+    place = str(directory.path.resolve())
+    asking = Asking(directory.path)
     try:
         stream = coordinator.run.options(num_returns="streaming").remote(
-            str(directory.path.resolve()),
-            json.dumps(resolved(experiment)),
-            paths,
-            gpu_of(experiment),
+            place, crew.berth.spec, crew, term=term, kills=kills
         )
-        for ref in stream:
+        while True:
+            while not ray.wait([stream], timeout=asking.pause)[0]:
+                asking.ask(coordinator)
+            ref = next(stream, None)
+            if ref is None:
+                return
             line = ray.get(ref)
             yield read_round(line) if line else None
     except RayActorError:
@@ -162,4 +176,5 @@ def _rounds_of_one(
     except RayError as error:
         raise cause_of(error) from error
     finally:
+        asking.close()
         ray.kill(coordinator)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import ray
 
 from codex_ray.cluster.hosts import CarrierServer
 from codex_ray.cluster.session import ray_session
-from codex_ray.cluster.transport import RayTransport, await_ready
+from codex_ray.cluster.transport import RayTransport
 from codex_ray.federation.bare_sums import SumHost
 from codex_ray.federation.federation import Federation
 from codex_ray.threads import long_lived
@@ -23,7 +24,7 @@ class SumHostServer(CarrierServer):
     def __init__(self, federation: str, dimension: int) -> None:
         long_lived()
         protocol = Federation.model_validate_json(federation).protocol
-        super().__init__(SumHost(protocol, dimension=dimension))
+        super().__init__(partial(SumHost, protocol, dimension=dimension))
 
 
 SumHostActor = ray.remote(SumHostServer)
@@ -41,7 +42,7 @@ def sum_hosts(
             SumHostActor.options(num_cpus=share).remote(spec, dimension) for _ in range(hosts)
         ]
         transport = RayTransport(actors, population=clients, deadline=DEADLINE)
-        await_ready(actors, deadline=DEADLINE)
+        transport.wait()
         try:
             yield transport
         finally:

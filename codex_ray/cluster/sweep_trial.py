@@ -18,9 +18,8 @@ from typing import Any
 from ray import tune
 
 from codex_ray.api import plan, run
+from codex_ray.cluster.shared_data import told_of
 from codex_ray.config import load_yaml, override, resolved
-from codex_ray.data.flat import FlatDataset
-from codex_ray.data.kept import keeping
 from codex_ray.errors import RunDirectoryError
 from codex_ray.experiment import Experiment
 from codex_ray.federation.run import EXTRAPOLATED
@@ -29,7 +28,6 @@ from codex_ray.records.hparams import write_hparams
 from codex_ray.records.report import write_report
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory
-from codex_ray.sweeping.shared_data import Arrays
 from codex_ray.threads import long_lived
 
 TRIAL = "trial"
@@ -80,7 +78,7 @@ def _trial(
     folder: str,
     selection: str,
     place: dict[str, Any],
-    data: Mapping[str, Arrays],
+    data: Mapping[str, Any],
 ) -> None:
     # Relative names of data files start from where the sweep was begun; Tune moves elsewhere.
     if Path(place["folder"]).is_dir():
@@ -90,8 +88,7 @@ def _trial(
     values = dict(config)
     number = values.pop(TRIAL, None)
     name = tune.get_context().get_trial_id() if number is None else f"{number:03d}"
-    # The arrays lie in the object store, and are read there.
-    with keeping({which: FlatDataset.from_arrays(arrays) for which, arrays in data.items()}):
+    with told_of(data):
         report = run_trial(base, values, Path(folder) / name, selection=selection)
     tune.report(report)
 

@@ -21,6 +21,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from codex_ray.cluster.crew import share_of
 from codex_ray.cluster.sweep_stopping import stopping_rule
 from codex_ray.cluster.sweep_trial import TRIAL, this_place, trial_told
 from codex_ray.errors import ClusterError
@@ -164,18 +165,19 @@ def run_trials(book: Book, audience: Audience) -> None:
 def _trainable(book: Book) -> Any:
     """What a trial runs, with what all trials have in common in the object store."""
     description = book.planner.description
+    data = shared_data(
+        book.planner,
+        book.waiting,
+        most=OF_THE_STORE * _smallest_store(),
+        at_least=1 if book.planned is None else 2,
+    )
     return tune.with_parameters(
         trial_told,
         base=book.planner.common,
         folder=str(book.folder.trials.resolve()),
         selection=description.selection.kind.replace("_", " "),
         place=this_place(),
-        data=shared_data(
-            book.planner,
-            book.waiting,
-            most=OF_THE_STORE * _smallest_store(),
-            at_least=1 if book.planned is None else 2,
-        ),
+        data={name: ray.put(arrays) for name, arrays in data.items()},
     )
 
 
@@ -203,8 +205,8 @@ def _resources(description: Sweep) -> Any:
     hosts = description.hosts_per_trial
     if not hosts:
         return {"cpu": description.cpus_per_trial, "gpu": description.gpus_per_trial}
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    share = min(1.0, int(100 * cpus / hosts) / 100)  # as `start_hosts` asks
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    share = share_of(nodes, hosts)  # as the trial's crew will ask
     gpus = description.gpus_per_trial / hosts
     each = {"CPU": share} | ({"GPU": gpus} if gpus else {})
     return tune.PlacementGroupFactory([{}, *[each] * hosts])

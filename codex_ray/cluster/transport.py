@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
+from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.hosts import INLINE, as_frame, as_raw
 from codex_ray.cluster.packing import Costs, Pool
-from codex_ray.errors import ClusterError, CodexRayError, HostLost
+from codex_ray.cluster.roll_call import RollCall
+from codex_ray.errors import ClusterError, HostLost
+from codex_ray.federation.messages import Trained
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Frames, work_here
 from codex_ray.types import ClientId, Stage
 from codex_ray.wire import Frame, kind_of
 
-IN_FLIGHT = 2
+IN_FLIGHT: Final = 2
+TRIES: Final = 4
+"""Hosts that may be lost over one chunk, until its clients are taken to be the reason."""
+GLANCE: Final = 0.5
+"""Seconds after which a trip looks whether a host that was away is back."""
 
 Chunk = tuple[ClientId, ...]
 """Clients that one call carries."""
@@ -36,7 +43,10 @@ class _Trip:
         shared: the one large frame that everyone gets, in the object store; else None.
         own: for each host the chunks that only it can do.
         pool: clients for whichever host comes first.
-        waiting: the calls that are out, with their hosts and chunks.
+        again: chunks of the pool whose host was lost.
+        tries: how many hosts were lost over a chunk.
+        waiting: the calls that are out, with their hosts, their tickets and their chunks.
+        done: for each host, chunks of the pool that it has trained in this trip.
         inbox: the replies that came.
         lost: clients who were not heard because their host is gone.
     """
@@ -46,7 +56,10 @@ class _Trip:
     shared: Any | None
     own: list[deque[Chunk]]
     pool: Pool | None = None
-    waiting: dict[Any, tuple[int, Chunk]] = field(default_factory=dict)
+    again: deque[Chunk] = field(default_factory=deque)
+    tries: dict[Chunk, int] = field(default_factory=dict)
+    waiting: dict[Any, tuple[int, int, Chunk]] = field(default_factory=dict)
+    done: dict[int, list[Chunk]] = field(default_factory=dict)
     inbox: dict[ClientId, bytes] = field(default_factory=dict)
     lost: set[ClientId] = field(default_factory=set)
 
@@ -54,18 +67,14 @@ class _Trip:
         """The chunk that the host is to do next, taken off; empty when there is none for it."""
         if self.own[host]:
             return self.own[host].popleft()
+        if self.again:
+            return self.again.popleft()
         return self.pool.take() if self.pool is not None else ()
 
     def take(self, parcel: Parcel) -> None:
         """Keeps the replies of a chunk; equal ones stay one object."""
         copies = {id(frame): bytes(frame) for frame in parcel.frames.values()}
         self.inbox |= {client: copies[id(frame)] for client, frame in parcel.frames.items()}
-
-    def owed(self) -> set[ClientId]:
-        """Everyone bound to a host who has not been heard."""
-        chunks = [chunk for _, chunk in self.waiting.values()]
-        chunks += [chunk for queue in self.own for chunk in queue]
-        return {client for chunk in chunks for client in chunk}
 
     def go_without(self, clients: set[ClientId], reason: str) -> None:
         """Gives clients up, when it is too late to try the round again.
@@ -79,6 +88,43 @@ class _Trip:
             raise HostLost(reason)
         self.lost |= clients
 
+    def without(self, chunk: Chunk, reason: str) -> None:
+        """Has others do a chunk that was out on a host when it was lost.
+
+        Raises:
+            ClusterError: too many hosts were lost over this chunk.
+            HostLost: the round has to start over.
+        """
+        if self.pool is None:
+            self.go_without(set(chunk), reason)
+            return
+        self.tries[chunk] = self.tries.get(chunk, 0) + 1
+        if self.tries[chunk] >= TRIES:
+            raise ClusterError(
+                f"{TRIES} hosts were lost over clients {chunk[0]} to {chunk[-1]} ({reason}): do "
+                "they need more memory than a host has?"
+            )
+        self.again.append(chunk)
+
+    def undo(self, host: int) -> None:
+        """Has others train whom only a lost host knew the rest of.
+
+        A client that has sent its summand along is done: another one of this attempt would be a
+        second release. One that has only said that it is trained has its keys and its update
+        there, and starts over elsewhere.
+        """
+        for earlier in self.done.pop(host, []):
+            undone = tuple(c for c in earlier if _only_trained(self.inbox.get(c)))
+            for client in undone:
+                del self.inbox[client]
+            if undone:
+                self.again.append(undone)
+
+
+def _only_trained(reply: bytes | None) -> bool:
+    """Whether the client has said that it is trained, and no more."""
+    return reply is not None and kind_of(reply) is Trained
+
 
 class RayTransport:
     """Exchanges frames with clients on Ray actors.
@@ -87,6 +133,10 @@ class RayTransport:
     its update and its keys are there and nowhere else. With as many hosts as clients, client i is
     always on host i. Otherwise a client is trained by whichever host has room, and what hosts tell
     of the time that it took decides in which order, and nothing else.
+
+    A host that is lost while clients train has others do its part of the trip. One that is lost
+    later takes keys along that nobody else has: until the survivor set is final the round starts
+    over.
     """
 
     def __init__(
@@ -97,8 +147,10 @@ class RayTransport:
         deadline: float,
         costs: Costs | None = None,
         together: int = 1,
+        term: int = 0,
+        another: Callable[[], Any] | None = None,
     ) -> None:
-        """A seam to those actors.
+        """A seam to those actors; `wait` has to be called before the first exchange.
 
         Args:
             hosts: the actors.
@@ -106,15 +158,17 @@ class RayTransport:
             deadline: seconds after which a silent host counts as lost.
             costs: what is known of the time that clients take; nothing, if it is left out.
             together: how many clients a host trains in one program.
+            term: which coordinator of the run this is, from 0.
+            another: starts a host in place of one that keeps failing.
         """
-        self._hosts = list(hosts)
+        self._hosts = RollCall(hosts, term=term, another=another)
         self._pinned = population <= len(hosts)
         self._deadline = deadline
         self._costs = costs or Costs(population)
         self._together = together
         self._place: dict[ClientId, int] = {}
-        self._silent: set[int] = set()
         self._warm: set[int] = set()
+        self._trip: _Trip | None = None
         self.lost: frozenset[ClientId] = frozenset()
 
     @property
@@ -122,49 +176,100 @@ class RayTransport:
         """As many machines as there are hosts."""
         return len(self._hosts)
 
+    @property
+    def hosts(self) -> list[Any]:
+        """The host actors by number, present or away."""
+        return [self._hosts.actor(number) for number in range(self.width)]
+
+    def wait(self, *, at_least: int | None = None) -> None:
+        """Returns when so many hosts are built and answer; all of them, if no number is given.
+
+        Those that come later are given work as soon as they do.
+
+        Raises:
+            ClusterError: they are not, in time; the message says what the cluster has.
+            CodexRayError: a host cannot be built, for the reason that it gives.
+        """
+        wanted = len(self._hosts) if at_least is None or self._pinned else at_least
+        self._hosts.wait(at_least=wanted, deadline=self._deadline)
+
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         """The clients' replies, in the order in which hosts finish.
 
         Raises:
             HostLost: a host died, or was silent past the deadline, before the survivor set was
-            final.
+                final, and nobody else can do its part.
+            ClusterError: no host comes back before the deadline, or hosts keep failing.
         """
         self.lost = frozenset()
         if not outbox:
             return {}
-        trip = self._prepare(outbox)
-        for _ in range(IN_FLIGHT):
-            for host in range(len(self._hosts)):
-                self._submit(host, trip)
-        while trip.waiting:
-            done, _ = ray.wait(list(trip.waiting), timeout=self._deadline)
-            if not done:  # every host that still owes something has been silent for so long
-                self._silent |= {host for host, _ in trip.waiting.values()}
-                reason = f"hosts {sorted(self._silent)} gave no answer for {self._deadline:g} s"
-                trip.go_without(trip.owed(), reason)
-                break
+        trip = self._trip = self._prepare(outbox)
+        self._fill(trip)
+        heard = time.monotonic()
+        while trip.waiting or trip.again:
+            if not trip.waiting:
+                self._hosts.wait(at_least=1, deadline=self._deadline)
+                self._fill(trip)
+                heard = time.monotonic()
+                continue
+            glance = GLANCE if self._hosts.away else self._deadline
+            left = heard + self._deadline - time.monotonic()
+            done, _ = ray.wait(list(trip.waiting), timeout=max(0.0, min(glance, left)))
+            if done:
+                heard = time.monotonic()
+            elif heard + self._deadline <= time.monotonic():
+                self._give_up(trip)
+                heard = time.monotonic()
             for ref in done:
                 self._receive(ref, trip)
+            if self._hosts.away and self._hosts.look():
+                self._fill(trip)
         self.lost = frozenset(trip.lost)
         return trip.inbox
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far the exchange under way is: its stage, clients asked and heard, hosts away."""
+        trip = self._trip
+        return {
+            "stage": "" if trip is None else trip.stage.name.lower(),
+            "asked": 0 if trip is None else len(trip.outbox),
+            "heard": 0 if trip is None else len(trip.inbox),
+            "hosts": self.width,
+            "away": self._hosts.away,
+        }
 
     def _prepare(self, outbox: Frames) -> _Trip:
         """The exchange before anything is out: whoever is not bound to a host is in the pool."""
         stage = kind_of(next(iter(outbox.values()))).stage
         clients = sorted(outbox)
-        trip = _Trip(stage, outbox, _shared(outbox), [deque() for _ in self._hosts])
+        trip = _Trip(stage, outbox, _shared(outbox), [deque() for _ in range(self.width)])
         if stage is Stage.TRAIN and not self._pinned:
-            trip.pool = Pool(clients, self._costs, hosts=self.width, together=self._together)
+            if self._hosts.away:
+                self._hosts.look()
+            hosts = max(1, len(self._hosts.present))
+            trip.pool = Pool(clients, self._costs, hosts=hosts, together=self._together)
             return trip
         if stage is Stage.TRAIN:
             self._place |= {client: client for client in clients}
-        held: list[list[ClientId]] = [[] for _ in self._hosts]
+        held: list[list[ClientId]] = [[] for _ in range(self.width)]
         for client in clients:
             held[self._place[client]].append(client)
         for queue, chunk in zip(trip.own, held, strict=True):
             if chunk:
                 queue.append(tuple(chunk))
+        for host in self._hosts.away:
+            self._abandon(host, trip, "it is away")
         return trip
+
+    def _fill(self, trip: _Trip) -> None:
+        """Gives every host something to do, as far as there is something."""
+        busy = [host for host, _, _ in trip.waiting.values()]
+        for flight in range(IN_FLIGHT):
+            for host in self._hosts.present:
+                if busy.count(host) <= flight:
+                    self._submit(host, trip)
 
     def _submit(self, host: int, trip: _Trip) -> None:
         """Gives the host its next chunk, if there is one for it."""
@@ -173,37 +278,72 @@ class RayTransport:
             return
         if trip.pool is not None:
             self._place |= dict.fromkeys(chunk, host)
-        actor = self._hosts[host]
+        actor, ticket = self._hosts.actor(host), self._hosts.ticket(host)
         if trip.shared is not None:
-            ref = actor.broadcast.remote(trip.shared, list(chunk))
+            ref = actor.broadcast.remote(ticket, trip.shared, list(chunk))
         else:
             parcel = Parcel({client: trip.outbox[client] for client in chunk})
-            ref = actor.handle.remote(as_raw(parcel.to_bytes()))
-        trip.waiting[ref] = (host, chunk)
+            ref = actor.handle.remote(ticket, as_raw(parcel.to_bytes()))
+        trip.waiting[ref] = (host, ticket, chunk)
 
     def _receive(self, ref: Any, trip: _Trip) -> None:
         """Takes what a host has sent, or that it is lost, and keeps it busy."""
-        host, chunk = trip.waiting.pop(ref)
+        host, ticket, chunk = trip.waiting.pop(ref)
         try:
             parcel = Parcel.read(as_frame(ray.get(ref, timeout=self._deadline)))
         except RayError as error:
             cause = cause_of(error)
             if not isinstance(cause, HostLost):
                 raise cause from error
-            trip.go_without(set(chunk), f"host {host}: {cause}")
-        else:
-            trip.take(parcel)
-            if trip.stage is Stage.TRAIN and host in self._warm:
-                self._costs.learn(chunk, parcel.seconds)
-            self._warm.add(host)  # its first chunk took what it took to warm up
+            if ticket == self._hosts.ticket(host):
+                self._lose(host, trip, str(cause))
+            trip.without(chunk, f"host {host}: {cause}")
+            return
+        trip.take(parcel)
+        self._hosts.did(host)
+        if trip.pool is not None:
+            trip.done.setdefault(host, []).append(chunk)
+        if trip.stage is Stage.TRAIN and host in self._warm:
+            self._costs.learn(chunk, parcel.seconds)
+        self._warm.add(host)  # its first chunk took what it took to warm up
         self._submit(host, trip)
+
+    def _lose(self, host: int, trip: _Trip, cause: str, *, hung: bool = False) -> None:
+        """Does without a host, as far as that can be.
+
+        Raises:
+            HostLost: it cannot.
+        """
+        (self._hosts.hung if hung else self._hosts.lost)(host, cause)
+        self._warm.discard(host)
+        trip.undo(host)
+        self._abandon(host, trip, cause)
+
+    def _abandon(self, host: int, trip: _Trip, cause: str) -> None:
+        """Gives up what only this host could still do."""
+        while trip.own[host]:
+            trip.go_without(set(trip.own[host].popleft()), f"host {host}: {cause}")
+
+    def _give_up(self, trip: _Trip) -> None:
+        """Does without every host that still owes something: each has been silent for so long.
+
+        Raises:
+            HostLost: that cannot be.
+        """
+        silent = sorted({host for host, _, _ in trip.waiting.values()})
+        reason = f"hosts {silent} gave no answer for {self._deadline:g} s"
+        waiting, trip.waiting = trip.waiting, {}
+        for host in silent:
+            self._lose(host, trip, reason, hung=True)
+        for _, _, chunk in waiting.values():
+            trip.without(chunk, reason)
 
     def work(self, tasks: Sequence[Frame]) -> list[bytes]:
         """The result of each piece of the server's own work, from whichever host it fell to.
 
         A piece whose host is lost is done here: it needs nothing that only the host had.
         """
-        well = [host for number, host in enumerate(self._hosts) if number not in self._silent]
+        well = [self._hosts.actor(number) for number in self._hosts.present]
         if not well:
             return [work_here(task) for task in tasks]
         refs = [
@@ -221,66 +361,19 @@ class RayTransport:
         return results
 
     def recover(self) -> None:
-        """Waits until every host answers again: a dead or hung one is started anew by Ray.
+        """Returns as soon as the round can be tried again, by the hosts that are there.
 
         Raises:
-            ClusterError: a host does not come back before the deadline.
+            ClusterError: no host comes back before the deadline.
         """
         self._place.clear()
         self._warm.clear()
-        for host in self._silent:  # a hung process does not die by itself
-            ray.kill(self._hosts[host], no_restart=False)
-        self._silent.clear()
-        await_ready(self._hosts, deadline=self._deadline)
+        wanted = self.width if self._pinned else 1
+        self._hosts.wait(at_least=wanted, deadline=self._deadline)
 
     def close(self) -> None:
         """Ends the host actors."""
-        for actor in self._hosts:
-            ray.kill(actor, no_restart=True)
-
-
-def await_ready(hosts: Sequence[Any], *, deadline: float) -> None:
-    """Returns when every host is built and answers.
-
-    Raises:
-        ClusterError: one is not, in time; the message says what the cluster has.
-        CodexRayError: a host cannot be built, for the reason that it gives.
-    """
-    expires = time.monotonic() + deadline
-    for number, actor in enumerate(hosts):
-        while True:
-            try:
-                ray.get(actor.ready.remote(), timeout=max(0.1, expires - time.monotonic()))
-                break
-            except RayTaskError as error:
-                raise cause_of(error) from error
-            except GetTimeoutError:
-                have = ray.cluster_resources()
-                raise ClusterError(
-                    f"host {number} did not start within {deadline:g} s: the cluster has "
-                    f"{have.get('CPU', 0):g} CPUs and {have.get('memory', 0) / 2**30:.1f} GiB: "
-                    "lower cluster.hosts or add nodes"
-                ) from None
-            except RayActorError as error:
-                cause = getattr(error, "cause", None) or error
-                if "creation task" in str(error):
-                    raise cause_of(error) from error
-                if time.monotonic() > expires:
-                    raise ClusterError(f"host {number} keeps dying: {cause}") from error
-                time.sleep(0.2)  # Ray is restarting it
-
-
-def cause_of(error: RayError) -> CodexRayError:
-    """The error that an actor raised on purpose, or one that says in a line what became of it."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, CodexRayError):
-        return cause
-    if isinstance(error, CodexRayError):
-        return error
-    last = (str(cause or error).strip().splitlines() or [type(error).__name__])[-1]
-    if isinstance(error, RayTaskError):
-        return ClusterError(f"an actor failed: {type(cause or error).__name__}: {last}")
-    return HostLost(f"{type(error).__name__}: {last}")
+        self._hosts.end()
 
 
 def _shared(outbox: Frames) -> Any | None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from codex_ray.errors import RunDirectoryError
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.records.tally import EXTRAPOLATED, Following
+from codex_ray.records.underway import Underway
 
 State = Literal["running", "stopped", "finished"]
 
@@ -41,6 +42,7 @@ class RunStatus:
         budget, delta: of epsilon, and what it is stated at.
         hidden: whether cohorts are the coordinator's own.
         model_sha256: of a finished run.
+        underway: the round that has not ended, where it takes its time and is on Ray.
         go_on: the command that resumes a stopped run.
     """
 
@@ -72,6 +74,7 @@ class RunStatus:
     delta: float | None = None
     hidden: bool = False
     model_sha256: str | None = None
+    underway: Underway | None = None
     go_on: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -149,6 +152,7 @@ class Watched:
             delta=budget.get("delta"),
             hidden=tally.hidden,
             model_sha256=result["model_sha256"] if result else None,
+            underway=Underway.read(self.directory.path, now=now) if state == "running" else None,
             go_on=go_on(self.directory) if state == "stopped" else None,
         )
 

@@ -44,6 +44,8 @@ def _lines(status: RunStatus) -> list[tuple[str, str]]:
         lines.append(("rate", rate))
     if status.since_round is not None and status.state != "finished":
         lines.append(("last round", f"{duration(status.since_round)} ago"))
+    if status.underway is not None:
+        lines.append(("round under way", status.underway.in_words()))
     if status.metrics:
         after = "" if status.metrics_round is None else f" (after round {status.metrics_round + 1})"
         lines.append(("metrics", figures_in_words(status.metrics) + after))

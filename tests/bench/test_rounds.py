@@ -173,7 +173,7 @@ def test_a_command_that_fails_is_no_measurement(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["empty", "two-hosts", "hosts"])
+@pytest.mark.parametrize("part", ["empty", "no-op", "two-hosts", "hosts"])
 def test_rounds_over_ray_are_measured(part, monkeypatch) -> None:
     monkeypatch.setattr(round_costs, "SHOWN", (("nothing", "plain"),))
     (row,) = measured(PARTS, [part], scale=0.02)
