@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,13 +17,16 @@ from codex_ray.errors import ConfigError, RunDirectoryError
 from codex_ray.experiment import GIVEN, Experiment
 from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import LocalTransport
-from codex_ray.records.checkpoint import Checkpoints
+from codex_ray.records.copied import holds_copies, newest
+from codex_ray.records.elsewhere import elsewhere, place_of
 from codex_ray.records.report import write_report
+from codex_ray.records.restoring import restore
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory
-from codex_ray.running import begin, finish, rounds
+from codex_ray.running import begin, finish, last_round, rounds
 from codex_ray.threads import single_thread
 
+LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
 ON_RESUME = ("cluster.", "rounds")
 Watcher = Callable[[RoundResult | None], None]
@@ -33,7 +37,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     *,
     out: str | Path | None = None,
-    resume: str | Path | None = None,
+    resume: str | Path | Resumed | None = None,
     model: object | None = None,
     data: object | None = None,
     watch: Watcher | None = None,
@@ -44,7 +48,8 @@ def run(
         config: a YAML file, a mapping like one, or an `Experiment`; None with `resume`.
         overrides: dotted keys and their values, such as {"federation.protocol.kind": "ideal"}.
         out: the run directory; by default the next free one under `runs/`.
-        resume: an interrupted run's directory, to go on from its last checkpoint.
+        resume: an interrupted run's directory, to go on from its last checkpoint; or the address
+            of its copies, which are then brought to `out`; or what `open_run` returned.
         model: a torch.nn.Module, or a function that returns one, in place of the config's `model`.
         data: a `FederatedDataset` in place of the config's `data`.
         watch: called with each round's result, and with None when the hosts are ready.
@@ -54,14 +59,20 @@ def run(
     """
     given = Given(model, data)
     if resume is not None:
-        if config is not None or out is not None:
+        if config is not None or (out is not None and not holds_copies(resume)):
             raise ConfigError(
                 "resume: a resumed run has its own config and directory: give neither"
             )
-        experiment, directory = open_run(resume, overrides or {})
+        if not isinstance(resume, Resumed):
+            resume = open_run(resume, overrides or {}, out=out)
+        experiment, directory = resume
     else:
         experiment, directory = plan(config, overrides or {}, given=given), None
         path = Path(out or RunDirectory.next_under(RUNS, experiment.name))
+    if _is_far(experiment, new=directory is None and model is None and data is None):
+        from codex_ray.cluster.through_client import run_there
+
+        return run_there(experiment, path, watch)
     with _one_thread():
         assembled = assemble(experiment, given)
         if directory is None:
@@ -108,29 +119,50 @@ def plan(
     return experiment_from(mapping)
 
 
-def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment, RunDirectory]:
+class Resumed(NamedTuple):
+    """A run that can be gone on with."""
+
+    experiment: Experiment
+    directory: RunDirectory
+
+
+def open_run(
+    path: str | Path, overrides: Mapping[str, Any], *, out: str | Path | None = None
+) -> Resumed:
     """An interrupted run's experiment and directory.
+
+    Args:
+        path: of the directory, or the address of the run's copies, which are brought to `out`.
+        overrides: dotted keys and their values, of those that a resumed run may change.
+        out: where copies are brought to; by default the next free directory under `runs/`.
 
     Raises:
         RunDirectoryError: there is no run, or it has ended.
         ConfigError: an override would make the resumed run another one; or it noised its records
             without a seed.
     """
-    directory = RunDirectory.open(Path(path))
     for key in overrides:
         if not key.startswith(ON_RESUME):
             raise ConfigError(
                 f"{key}: a resumed run keeps its configuration (only rounds and cluster.* may "
                 "change): start a new run instead"
             )
+    if holds_copies(path):
+        place = place_of(path)
+        directory = from_copies(place, out=out)
+        overrides = {"cluster.checkpoints": place} | dict(overrides)
+    else:
+        directory = RunDirectory.open(Path(path))
     if directory.finished() and "rounds" not in overrides:
+        if not directory.report.exists():  # it was killed between the one and the other
+            write_report(directory, RunResult.read(directory.path))
         raise RunDirectoryError(
             f"{path}: this run has ended: read its result.json, or add rounds with --set rounds=..."
         )
     began_with = {"plan": "reference"} | load_yaml(directory.config)  # before there were plans
     experiment = experiment_from(override(began_with, overrides))
     check_resumable(experiment)
-    done = Checkpoints(directory.checkpoint).load().round
+    done = last_round(directory, experiment)
     planned = experiment_from(load_yaml(directory.config)).rounds
     correlated = experiment.federation.mechanism.kind == "correlated_gaussian"
     if correlated and done and experiment.rounds != planned:
@@ -140,7 +172,20 @@ def open_run(path: str | Path, overrides: Mapping[str, Any]) -> tuple[Experiment
         )
     if done > experiment.rounds:
         raise ConfigError(f"rounds is {experiment.rounds}, but {path} has run {done}: raise it")
-    return experiment, directory
+    return Resumed(experiment, directory)
+
+
+def from_copies(url: str, *, out: str | Path | None = None) -> RunDirectory:
+    """A new run directory with what the copies at an address hold.
+
+    Raises:
+        RunDirectoryError: there are none that are whole, or `out` is taken.
+    """
+    copy = newest(elsewhere(url))
+    for words in copy.said:
+        LOG.warning("%s: going back to the copy before round %d", words, copy.round)
+    name = url.partition("?")[0].rstrip("/").rpartition("/")[2] or "resumed"
+    return restore(copy, Path(out or RunDirectory.next_under(RUNS, name)))
 
 
 def _rounds(assembled: Assembled, directory: RunDirectory) -> Iterator[RoundResult | None]:
@@ -166,6 +211,23 @@ def _session(experiment: Experiment) -> Iterator[tuple[float, list[str]]]:
     cluster = experiment.cluster
     with ray_session(cluster.address, insecure_local=cluster.insecure_local) as overlooked:
         yield cluster_gpus(), overlooked
+
+
+def _is_far(experiment: Experiment, *, new: bool) -> bool:
+    """Whether it runs on a cluster that is reached through its server for clients.
+
+    Raises:
+        ConfigError: it does, and it is not a new run of what its YAML names.
+    """
+    address = experiment.cluster.address
+    if not experiment.cluster.hosts or not address.startswith("ray://"):
+        return False
+    if not new:
+        raise ConfigError(
+            f"cluster.address is {address}, where only a new run of what its YAML names can be "
+            "started: use auto, from one of its nodes"
+        )
+    return True
 
 
 @contextmanager

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from codex_ray.data.breast_cancer import BreastCancer
 from codex_ray.data.image_files import ImageFiles
+from codex_ray.data.prepared import PreparedData
 from codex_ray.data.python_factory import PythonData
 from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.data.tables import CsvFiles
+from codex_ray.errors import RunDirectoryError
 from codex_ray.federation.federation import Federation
 from codex_ray.learning.asked_plan import AskedPlan, plan_of
 from codex_ray.learning.comparison import Comparison
@@ -22,6 +24,7 @@ from codex_ray.learning.local_noise import (
 )
 from codex_ray.learning.models import Linear, Mlp, PythonModel
 from codex_ray.learning.trainers import Sgd
+from codex_ray.records.elsewhere import check_address
 from codex_ray.types import Component
 
 GIVEN = "object:"
@@ -61,9 +64,9 @@ class Cluster(Component):
     )
     address: str = Field(
         default="local",
-        pattern="^(local|auto|[^/]+:[0-9]+)$",
+        pattern="^(local|auto|(ray://)?[^/]+:[0-9]+)$",
         description='"local" starts a Ray of its own; "auto" or "host:port" joins a running one, '
-        "from one of its nodes.",
+        'from one of its nodes; "ray://host:port" has it run on one from anywhere.',
     )
     deadline: float = Field(
         default=600.0, gt=0, description="Seconds after which a silent host counts as lost."
@@ -74,10 +77,25 @@ class Cluster(Component):
         le=65535,
         description="Port of a page for Prometheus, on loopback of the coordinator's node.",
     )
+    checkpoints: str | None = Field(
+        default=None,
+        description="Where checkpoints are copied to: a path, or an address (s3://bucket/prefix).",
+    )
     insecure_local: bool = Field(
         default=False,
         description="Start or join a Ray that strangers could get into; the result says so.",
     )
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _without_secrets(cls, place: str | None) -> str | None:
+        """Refused here, before it is written down anywhere."""
+        if place is not None:
+            try:
+                check_address(place)
+            except RunDirectoryError as error:
+                raise ValueError(f"cluster.checkpoints: {error}") from None
+        return place
 
     @model_validator(mode="after")
     def _check_at_least(self) -> Cluster:
@@ -118,7 +136,7 @@ class Experiment(Component):
     )
     budget: Budget = Field(default=Budget(), description="The most privacy that may be spent.")
     data: Annotated[
-        BreastCancer | SyntheticImages | ImageFiles | CsvFiles | PythonData,
+        BreastCancer | SyntheticImages | ImageFiles | CsvFiles | PreparedData | PythonData,
         Field(discriminator="kind", description="Who holds which records."),
         BeforeValidator(
             _by_dotted_name,
@@ -127,6 +145,7 @@ class Experiment(Component):
             | SyntheticImages
             | ImageFiles
             | CsvFiles
+            | PreparedData
             | PythonData,
         ),
     ]

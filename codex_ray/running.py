@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,15 +12,23 @@ from codex_ray.assembly import Assembled
 from codex_ray.certifying.issue import extrapolated, issue
 from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
-from codex_ray.errors import ConfigError
+from codex_ray.errors import ConfigError, RunDirectoryError
+from codex_ray.experiment import Experiment
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import RoundResult, ServerState
 from codex_ray.federation.transport import Transport
 from codex_ray.records.canonical import plain
 from codex_ray.records.checkpoint import Checkpoints
+from codex_ray.records.copied import held_at, newest
+from codex_ray.records.copies import Copies
+from codex_ray.records.elsewhere import Elsewhere, elsewhere
 from codex_ray.records.json_logs import JsonLog
+from codex_ray.records.mending import forget_rounds
 from codex_ray.records.metrics import Metrics, Subject
 from codex_ray.records.observers import Observer, RoundLines, TensorBoard, show_audit
+from codex_ray.records.ownership import Claim, claimed
+from codex_ray.records.reservations import Cohorts
+from codex_ray.records.restoring import refresh
 from codex_ray.records.result import (
     SIMULATION,
     UNSEEDED,
@@ -27,40 +36,155 @@ from codex_ray.records.result import (
     parameters_sha256,
     write_model,
 )
-from codex_ray.records.run_directory import RunDirectory, to_json_bytes, write_atomically
+from codex_ray.records.run_directory import (
+    RunDirectory,
+    clear_temporaries,
+    to_json_bytes,
+    unwritable,
+    write_atomically,
+)
 from codex_ray.records.run_status import run_name
 from codex_ray.records.tally import lines_of
+
+LOG = logging.getLogger(__name__)
 
 
 def rounds(
     assembled: Assembled, directory: RunDirectory, transport: Transport
 ) -> Iterator[RoundResult]:
-    """Each round's result, persisted first, from the directory's last checkpoint on."""
+    """Each round's result, persisted first, from the directory's last checkpoint on.
+
+    Raises:
+        RunDirectoryError: the disk refuses, or another process writes to the run; what is there
+            can be gone on with.
+    """
     experiment = assembled.experiment
-    replayable = experiment.seed is not None
-    checkpoints = Checkpoints(directory.checkpoint, replayable=replayable)
-    state = _state(assembled, directory)
-    run = Run(
-        round=assembled.round(transport),
-        rounds=experiment.rounds,
-        evaluate=assembled.evaluate,
-        evaluate_every=experiment.evaluate_every,
-        journal=checkpoints,
-        replayable=replayable,
-        debug=experiment.debug,
-    )
-    # The last round is told of once more: the run may have been killed before it was.
-    first = max(0, state.round - 1)
     with ExitStack() as stack:
         stack.callback(transport.close)
+        claim = stack.enter_context(claimed(directory.checkpoint, of=directory.path))
+        clear_temporaries(directory.path)
+        clear_temporaries(directory.checkpoint)
+        copies = _copies(assembled, directory)
+        checkpoints = _checkpoints(assembled, directory, claim=claim, copies=copies)
+        found = checkpoints.recover()
+        state = _paid(assembled, _of_this_run(assembled, directory, found.state), found.owed)
+        if copies is not None:
+            copies.go_on(state)
+        checkpoints.put_aside(found, state)
+        run = Run(
+            round=assembled.round(transport),
+            rounds=experiment.rounds,
+            evaluate=assembled.evaluate,
+            evaluate_every=experiment.evaluate_every,
+            journal=checkpoints,
+            replayable=experiment.seed is not None,
+            debug=experiment.debug,
+        )
+        # The last round is told of once more: the run may have been killed before it was.
+        first = max(0, state.round - 1)
         observers: list[Observer] = []
         for observer in _observers(assembled, directory, first=first):
             stack.callback(observer.close)
             observers.append(observer)
+        if copies is not None:
+            stack.callback(copies.close)
+        for words in found.said:
+            LOG.warning("%s", words)
         for _, result in run.results(state):
             for observer in observers:
-                observer.round(result)
+                _tell(observer, result, directory)
             yield result
+
+
+def _tell(observer: Observer, result: RoundResult, directory: RunDirectory) -> None:
+    """Tells an observer of a round; the round itself is safe by now.
+
+    Raises:
+        RunDirectoryError: the disk refuses.
+    """
+    try:
+        observer.round(result)
+    except OSError as error:
+        raise unwritable(directory.path, error) from error
+
+
+def copied_to(experiment: Experiment) -> Elsewhere | None:
+    """Where the experiment's checkpoints are copied to, if anywhere.
+
+    Raises:
+        RunDirectoryError: nothing here knows how to reach it.
+    """
+    url = experiment.cluster.checkpoints
+    return None if url is None else elsewhere(url)
+
+
+def _copies(assembled: Assembled, directory: RunDirectory, *, new: bool = False) -> Copies | None:
+    """Where the run's checkpoints go as well; None if they are only here.
+
+    If what is there is newer than what is here, it is what the run goes on from, unless it is a
+    new one: this disk may be another one than it began with.
+
+    Raises:
+        RunDirectoryError: the place cannot be reached, or holds nothing that is whole.
+    """
+    place = copied_to(assembled.experiment)
+    if place is None:
+        return None
+    if not new:
+        _catch_up(directory, place)
+    home = Checkpoints(directory.checkpoint).home()
+    return Copies(place, directory, home=home, replayable=assembled.experiment.seed is not None)
+
+
+def _catch_up(directory: RunDirectory, place: Elsewhere) -> None:
+    """Brings what is elsewhere into the run directory, if it is of later than what is there.
+
+    Raises:
+        RunDirectoryError: it is another run's, or it should be there and is not whole.
+    """
+    there, checkpoints = held_at(place), Checkpoints(directory.checkpoint)
+    try:
+        state = checkpoints.load()
+        here = state.round, len(state.totals.unsettled)
+    except RunDirectoryError:
+        here = (-1, 0)
+    if there is None or there <= here:
+        return
+    copy = newest(place)
+    if checkpoints.home() not in ("", copy.home):
+        raise RunDirectoryError(f"{place.url}: holds another run: choose another --checkpoints")
+    for words in copy.said:
+        LOG.warning("%s: going back to the copy before round %d", words, copy.round)
+    if copy.order > here:
+        refresh(copy, directory)
+
+
+def _checkpoints(
+    assembled: Assembled,
+    directory: RunDirectory,
+    *,
+    claim: Claim | None = None,
+    copies: Copies | None = None,
+) -> Checkpoints:
+    return Checkpoints(
+        directory.checkpoint,
+        replayable=assembled.experiment.seed is not None,
+        claim=claim,
+        journal=directory.rounds,
+        copies=copies,
+    )
+
+
+def _paid(assembled: Assembled, state: ServerState, owed: Cohorts) -> ServerState:
+    """The state in which these cohorts have paid once more, each for a worst case.
+
+    Whoever saw what they sent has seen it, though nothing is left of it to go on from.
+    """
+    for cohort in owed:
+        for ledger, charge in zip(state.ledgers, assembled.charges, strict=True):
+            charge.pay(ledger, tuple(cohort))
+    unsettled = [*state.totals.unsettled, *owed]
+    return replace(state, totals=replace(state.totals, unsettled=unsettled))
 
 
 def _observers(assembled: Assembled, directory: RunDirectory, *, first: int) -> Iterator[Observer]:
@@ -71,6 +195,7 @@ def _observers(assembled: Assembled, directory: RunDirectory, *, first: int) -> 
     """
     experiment, run = assembled.experiment, run_name(directory.path)
     yield RoundLines(directory.rounds, first_round=first)
+    forget_rounds(directory.log, first=first)
     yield TensorBoard(directory.tensorboard, first_round=first, config=to_yaml(experiment))
     yield JsonLog(directory.log, run=run, first_round=first)
     hides = experiment.federation.hides_cohorts
@@ -91,15 +216,14 @@ def _observers(assembled: Assembled, directory: RunDirectory, *, first: int) -> 
     )
 
 
-def _state(assembled: Assembled, directory: RunDirectory) -> ServerState:
-    """The state of the last checkpoint.
+def _of_this_run(assembled: Assembled, directory: RunDirectory, state: ServerState) -> ServerState:
+    """A state from a checkpoint, as the experiment goes on from it.
 
     A run that is given more rounds has to set more of delta aside, for all of them.
 
     Raises:
         ConfigError: the plan in config.yaml is not the one that the run began with.
     """
-    state = Checkpoints(directory.checkpoint).load()
     plan = str(assembled.experiment.plan.plan)
     if state.plan not in ("", plan):
         raise ConfigError(
@@ -111,9 +235,36 @@ def _state(assembled: Assembled, directory: RunDirectory) -> ServerState:
     return state
 
 
+def last_round(directory: RunDirectory, experiment: Experiment) -> int:
+    """How many rounds are done, by the newest checkpoint that is whole, here or elsewhere.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
+    try:
+        return Checkpoints(directory.checkpoint).load().round
+    except RunDirectoryError:
+        place = copied_to(experiment)
+        if place is None:
+            raise
+        return newest(place).round
+
+
 def begin(assembled: Assembled, directory: RunDirectory) -> None:
-    """Writes the state before round 0, so that a run can be resumed from its first moment on."""
-    Checkpoints(directory.checkpoint).save(assembled.first_state())
+    """Writes the state before round 0, so that a run can be resumed from its first moment on.
+
+    Raises:
+        RunDirectoryError: the disk refuses, or the copies' place has those of another run.
+    """
+    with claimed(directory.checkpoint, of=directory.path) as claim:
+        _checkpoints(assembled, directory, claim=claim).begin(assembled.first_state())
+        try:
+            copies = _copies(assembled, directory, new=True)
+            if copies is not None:
+                copies.begin()
+        except BaseException:
+            directory.discard()  # nothing has been computed in it
+            raise
 
 
 def finish(
@@ -124,7 +275,7 @@ def finish(
     `overlooked` is what was open to strangers about the Ray that it ran on.
     """
     experiment = assembled.experiment
-    state = _state(assembled, directory)
+    state = _of_this_run(assembled, directory, Checkpoints(directory.checkpoint).load())
     population = assembled.dataset.population
     terms = Terms.of(assembled)
     spends = all_spends(terms, published(terms, state.ledgers))

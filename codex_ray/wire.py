@@ -14,6 +14,7 @@ bytes. So a vector that comes first is aligned, and a message has one encoding o
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -64,6 +65,27 @@ class _Reader:
 
     def entries(self, count: int) -> dict[int, bytes]:
         """So many entries of a map: keys that increase, each with as many bytes as it says."""
+        found = self._alike(count)
+        return self._unlike(count) if found is None else found
+
+    def _alike(self, count: int) -> dict[int, bytes] | None:
+        """The same where all have as many bytes as the first, as nearly always; else None."""
+        at, end = self._at, len(self._view)
+        if count == 0 or at + _ENTRY.size > end:
+            return None
+        size = _ENTRY.unpack_from(self._view, at)[1]
+        after = at + count * (_ENTRY.size + size)
+        if after > end:
+            return None
+        keys, sizes, pieces = zip(
+            *struct.iter_unpack(f"<II{size}s", self._view[at:after]), strict=True
+        )
+        if set(sizes) != {size} or any(map(operator.ge, keys, keys[1:])):
+            return None
+        self._at = after
+        return dict(zip(keys, pieces, strict=True))
+
+    def _unlike(self, count: int) -> dict[int, bytes]:
         view, end, at, last = self._view, len(self._view), self._at, -1
         found: dict[int, bytes] = {}
         for _ in range(count):
@@ -117,8 +139,8 @@ def _read_words(reader: _Reader) -> Words:
 
 def _write_map(value: dict[int, bytes]) -> _Pieces:
     parts: _Pieces = [_U32.pack(len(value))]
-    for key in sorted(value):
-        parts += [_ENTRY.pack(key, len(value[key])), value[key]]
+    for key, raw in sorted(value.items()):
+        parts += (_ENTRY.pack(key, len(raw)), raw)
     return parts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_set_overrides_any_field(file, tmp_path, capsys) -> None:
         ("federation.mechanism={kind: correlated_gaussian, clip_norm: 1, noise_multiplier: 1}|"
          "federation.sampler={kind: fixed, size: 4}", "federation.sampler.kind to spaced"),
         ("federation.protocol=3", "federation.protocol"),
-        ("cluster.address=ray://head:10001", "cluster.address: 'ray://head:10001' cannot be used"),
+        ("cluster.address=rays://head:10001", "cluster.address: 'rays://head:10001' cannot be"),
         ("rounds.a=3", "rounds is a value, not a section"),
     ],
 )  # fmt: skip
@@ -220,11 +221,24 @@ def test_an_output_directory_that_holds_another_run_is_refused(file, tmp_path, c
 def test_a_truncated_checkpoint_is_named(file, tmp_path, capsys) -> None:
     out = tmp_path / "run"
     assert main(["run", str(file), "--out", str(out), "--set", "rounds=1"]) == 0
-    newest = sorted((out / "checkpoint").iterdir())[-1]
-    newest.write_bytes(newest.read_bytes()[:50])
+    for checkpoint in (out / "checkpoint").glob("round-*"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:50])
     capsys.readouterr()
     assert main(["run", "--resume", str(out), "--set", "rounds=2"]) == 2
     assert "is no readable checkpoint" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_its_copies(file, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(file), "--out", "a", "--checkpoints", "copies"]) == 0
+    assert f"checkpoints: {tmp_path / 'copies'}" in Path("a/config.yaml").read_text()
+    shutil.rmtree("a")
+    assert main(["run", "--resume", "copies", "--out", "b", "--set", "rounds=4"]) == 0
+    assert json.loads(Path("b/result.json").read_text())["rounds"] == 4
+    capsys.readouterr()
+    assert main(["run", str(file), "--out", "c", "--checkpoints", "s3://k:hunter2@b/x"]) == 2
+    error = capsys.readouterr().err
+    assert "by the environment" in error and "hunter2" not in error
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(file, tmp_path) -> None:

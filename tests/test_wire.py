@@ -94,6 +94,32 @@ def test_a_map_with_keys_out_of_order_is_refused() -> None:
             read_frame(frame[:-16] + entries)
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {},
+        {7: b""},
+        {7: b"abc"},
+        {0: b"abc", 9: b"def", 4_294_967_295: b"ghi"},
+        {0: b"abc", 9: b"de", 10: b"fgh"},
+        {0: b"", 9: b"de"},
+        {0: b"abc", 9: b"", 10: b"x" * 40},
+    ],
+)
+def test_a_map_may_hold_pieces_of_one_length_or_of_many(entries: dict[int, bytes]) -> None:
+    whole = Everything(0, b"", *[np.zeros(0, t) for t in (np.uint32, np.float32)], (), entries)
+    frame = whole.to_frame()
+    read = read_frame(memoryview(frame))
+    assert isinstance(read, Everything)
+    assert list(read.sealed.items()) == list(entries.items())
+    assert all(type(piece) is bytes for piece in read.sealed.values())
+    for cut in range(1, sum(8 + len(piece) for piece in entries.values()) + 1):
+        with pytest.raises(ProtocolError, match="frame is cut"):
+            read_frame(frame[:-cut])
+    with pytest.raises(ProtocolError, match="1 bytes too many"):
+        read_frame(frame + b"\0")
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
 def test_the_layout_of_words(kind: type) -> None:
     words = np.array([1, 255], dtype=kind)

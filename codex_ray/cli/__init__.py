@@ -10,16 +10,21 @@ import sys
 from collections.abc import Sequence
 
 from codex_ray import __version__
+from codex_ray.cli.access import add_access
 from codex_ray.cli.account import add_account
 from codex_ray.cli.audit import add_audit
 from codex_ray.cli.bench import add_bench
 from codex_ray.cli.certs import add_certs
+from codex_ray.cli.chaos import add_chaos
 from codex_ray.cli.cluster import add_cluster
+from codex_ray.cli.data import add_data
 from codex_ray.cli.keys import add_keys
+from codex_ray.cli.models import add_models
 from codex_ray.cli.options import BAD_INPUT, INTERRUPTED
 from codex_ray.cli.run import add_run
 from codex_ray.cli.runs import add_runs
 from codex_ray.cli.schema import add_schema
+from codex_ray.cli.serve import add_serve
 from codex_ray.cli.status import add_status
 from codex_ray.cli.submit import add_submit
 from codex_ray.cli.sweep import add_sweep
@@ -28,7 +33,8 @@ from codex_ray.errors import CodexRayError, InputError
 
 COMMANDS = (
     *(add_run, add_sweep, add_submit, add_account, add_audit, add_bench, add_schema, add_keys),
-    *(add_cluster, add_token, add_certs, add_status, add_runs),
+    *(add_cluster, add_token, add_certs, add_status, add_runs, add_chaos, add_models, add_data),
+    *(add_serve, add_access),
 )
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_ray.cli.options import INTERRUPTED, add_set
+from codex_ray.cli.registry_options import add_register, registering
 from codex_ray.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
+    from codex_ray.api import Resumed
     from codex_ray.cli.options import Commands
     from codex_ray.federation.state import RoundResult
     from codex_ray.records.run_directory import RunDirectory
@@ -26,7 +28,22 @@ def add_run(commands: Commands) -> None:
     run.add_argument(
         "--out", metavar="DIR", help="run directory (default: runs/NAME-001, -002, ...)"
     )
-    run.add_argument("--resume", metavar="DIR", help="go on with an interrupted run")
+    run.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with an interrupted run, from its directory or the address of its checkpoints",
+    )
+    run.add_argument(
+        "--address",
+        metavar="WHERE",
+        help="the Ray that its hosts run on: local (one of its own), auto, host:port or "
+        "ray://host:port; the same as --set cluster.address=WHERE",
+    )
+    run.add_argument(
+        "--checkpoints",
+        metavar="PLACE",
+        help="copy checkpoints there too: a path, or an address (s3://bucket/prefix)",
+    )
     run.add_argument(
         "--insecure-local",
         action="store_true",
@@ -38,13 +55,19 @@ def add_run(commands: Commands) -> None:
     run.add_argument(
         "--log-json", action="store_true", help="write what happens as lines of JSON to stderr too"
     )
+    add_register(run)
     add_set(run)
     run.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     with _ray_ahead(arguments):
-        return _run_here(arguments)
+        register = registering(arguments)  # what would fail after the run fails before it
+        directory = _run_here(arguments)
+    if directory is None:
+        return INTERRUPTED
+    register(directory)
+    return 0
 
 
 @contextmanager
@@ -83,17 +106,22 @@ def _ray_ahead(arguments: argparse.Namespace) -> Iterator[None]:
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line says other than the file."""
     from codex_ray.config import parse_overrides
+    from codex_ray.records.elsewhere import place_of
 
     said: dict[str, Any] = {"cluster.insecure_local": True} if arguments.insecure_local else {}
+    if arguments.address is not None:
+        said["cluster.address"] = arguments.address
     if arguments.metrics_port is not None:
         said["cluster.metrics_port"] = arguments.metrics_port
+    if arguments.checkpoints is not None:
+        said["cluster.checkpoints"] = place_of(arguments.checkpoints)
     return parse_overrides(arguments.set) | said
 
 
-def _run_here(arguments: argparse.Namespace) -> int:
+def _run_here(arguments: argparse.Namespace) -> str | None:
     from rich.console import Console
 
-    from codex_ray.api import RUNS, open_run, plan, run
+    from codex_ray.api import RUNS, plan, run
     from codex_ray.certifying.terms import delta_warnings
     from codex_ray.records.console import Progressing
     from codex_ray.records.json_logs import JsonLog
@@ -102,18 +130,14 @@ def _run_here(arguments: argparse.Namespace) -> int:
 
     overrides = _overrides(arguments)
     console = Console(markup=False)
-    if arguments.resume is not None:
-        if arguments.file is not None or arguments.out is not None:
-            raise ConfigError(
-                "--resume: the run has its own file and directory: give neither FILE nor --out"
-            )
-        experiment, directory = open_run(arguments.resume, overrides)
+    resumed, done = _resumed(arguments, overrides), 0
+    if resumed is not None:
+        experiment, directory = resumed
         done = sum(1 for _ in directory.rounds.open("rb")) if directory.rounds.exists() else 0
         out = directory.path
     else:
         experiment = plan(arguments.file, overrides)
         out = Path(arguments.out or RunDirectory.next_under(RUNS, experiment.name))
-        done = 0
     where = f"{experiment.cluster.hosts} Ray hosts" if experiment.cluster.hosts else "this process"
     progress = Progressing(console, done=done, rounds=experiment.rounds)
 
@@ -132,8 +156,8 @@ def _run_here(arguments: argparse.Namespace) -> int:
         console.print(f"warning: {warning}", highlight=False)
     try:
         with progress.shown():
-            if arguments.resume is not None:
-                result = run(None, overrides, resume=out, watch=watch)
+            if resumed is not None:
+                result = run(resume=resumed, watch=watch)
             else:
                 result = run(experiment, out=out, watch=watch)
     except KeyboardInterrupt:
@@ -144,12 +168,27 @@ def _run_here(arguments: argparse.Namespace) -> int:
             f"{out}",
             file=sys.stderr,
         )
-        return INTERRUPTED
+        return None
     finally:
         if log is not None:
             log.close()
     _show(console, result.directory)
-    return 0
+    return result.directory
+
+
+def _resumed(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Resumed | None:
+    """The run that is to be gone on with; None for a new one."""
+    from codex_ray.api import open_run
+    from codex_ray.records.copied import holds_copies
+
+    if arguments.resume is None:
+        return None
+    afar = holds_copies(arguments.resume)
+    if arguments.file is not None or (arguments.out is not None and not afar):
+        raise ConfigError(
+            "--resume: the run has its own file and directory: give neither FILE nor --out"
+        )
+    return open_run(arguments.resume, overrides, out=arguments.out)
 
 
 def _show(console: object, directory: str) -> None:

@@ -45,10 +45,10 @@ def own_ray(*, insecure_local: bool = False) -> Iterator[list[str]]:
         ClusterError: it would be open, or does not start.
     """
     overlooked = check_own(insecure_local=insecure_local)
-    _demand(os.environ.get("RAY_AUTH_MODE", "token"))
-    with _own_token():
+    demand(os.environ.get("RAY_AUTH_MODE", "token"))
+    with own_token():
         try:
-            with _on_loopback():
+            with on_loopback():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -75,7 +75,7 @@ def joined_ray(address: str, *, insecure_local: bool = False) -> Iterator[list[s
     whole = resolved_address(address)
     overlooked = check_joining(whole, insecure_local=insecure_local)
     # Without a token the cluster is an open one, and that was said.
-    _demand("disabled" if keys_from().token is None else "token")
+    demand("disabled" if keys_from().token is None else "token")
     try:
         context = ray.init(address=whole, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -120,7 +120,7 @@ def session_folder() -> str:
 
 
 @contextmanager
-def _own_token() -> Iterator[None]:
+def own_token() -> Iterator[None]:
     """A new token for a Ray that is started in the block; the user's own is out of sight."""
     before = os.environ.get("RAY_AUTH_TOKEN")
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -133,7 +133,7 @@ def _own_token() -> Iterator[None]:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
+def on_loopback() -> Iterator[None]:
     """A Ray that is started in the block listens on loopback only."""
     before, enabled = os.environ.get(LOOPBACK_SWITCH), ray_constants.ENABLE_RAY_CLUSTER
     os.environ[LOOPBACK_SWITCH] = "0"  # its processes read it when they begin
@@ -152,7 +152,7 @@ def _restore(name: str, before: str | None) -> None:
         os.environ[name] = before
 
 
-def _demand(mode: str) -> None:
+def demand(mode: str) -> None:
     """Sets Ray's mode, which it read when it was imported, perhaps before we could set it."""
     os.environ["RAY_AUTH_MODE"] = mode
     Config.initialize("")

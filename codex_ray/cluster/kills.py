@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, Self
@@ -25,7 +26,7 @@ from codex_ray.cluster.processes import children_of, name_of, parent_of
 from codex_ray.errors import ClusterError, ConfigError, HostLost
 from codex_ray.federation.messages import TrainTask
 from codex_ray.federation.transport import Frames, Transport
-from codex_ray.types import Component, Stage
+from codex_ray.types import ClientId, Component, Stage
 from codex_ray.wire import Frame, FrameReader, kind_of
 
 Whom = Literal["host", "node", "coordinator", "driver"]
@@ -55,7 +56,7 @@ class Kill(Component):
         round: from 0.
         trip: of the round.
         whom: what is killed.
-        host: which host, or whose node.
+        host: which host, or whose node; None: the one that carries the fewest clients.
         after: the frames of the trip are out, and nobody has made anything of the answers; else
             none is out yet.
     """
@@ -64,7 +65,7 @@ class Kill(Component):
     round: int = Field(ge=0)
     trip: Trip
     whom: Whom
-    host: int = Field(default=0, ge=0)
+    host: int | None = Field(default=None, ge=0)
     after: bool
 
     @property
@@ -75,9 +76,8 @@ class Kill(Component):
     @property
     def in_words(self) -> str:
         """What is killed, such as "node of host 2"."""
-        return {"host": f"host {self.host}", "node": f"node of host {self.host}"}.get(
-            self.whom, self.whom
-        )
+        host = "smallest host" if self.host is None else f"host {self.host}"
+        return {"host": host, "node": f"node of {host}"}.get(self.whom, self.whom)
 
 
 class Kills(Component):
@@ -238,7 +238,7 @@ class Killing:
             if self._kills.claim(kill, [pid]):
                 _end([pid])
             return self._inner.exchange(outbox) if inbox is None else inbox
-        host = self._pid(kill.host)
+        host = self._pid(self._smallest(outbox) if kill.host is None else kill.host)
         pids = [host] if kill.whom == "host" else node_around(host)
         if not self._kills.claim(kill, pids):
             return self._inner.exchange(outbox)
@@ -247,6 +247,12 @@ class Killing:
             return self._inner.exchange(outbox)
         with _frozen(pids):
             return self._inner.exchange(outbox)
+
+    def _smallest(self, outbox: Frames) -> int:
+        """The host that carries the fewest of the clients asked, but at least one."""
+        places: Mapping[ClientId, int] = self._inner.places
+        carried = Counter(places[client] for client in outbox if client in places)
+        return min(carried, key=lambda host: (carried[host], host), default=0)
 
     def _pid(self, host: int) -> int:
         """The process of a host, which may have to be waited for: it was perhaps killed before.

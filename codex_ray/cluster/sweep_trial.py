@@ -58,7 +58,8 @@ def trainable(
         ConfigError: the base or an override is wrong.
     """
     mapping = dict(base) if isinstance(base, Mapping) else load_yaml(base)
-    fixed = {"cluster.hosts": 0, "cluster.metrics_port": None, "compare": None}
+    fixed = dict.fromkeys(("cluster.metrics_port", "cluster.checkpoints", "compare"))
+    fixed["cluster.hosts"] = 0
     mapping = override(mapping, fixed | dict(overrides or {}))
     folder = str(Path(folder).resolve())
     return tune.with_parameters(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -180,6 +180,11 @@ class RayTransport:
     def hosts(self) -> list[Any]:
         """The host actors by number, present or away."""
         return [self._hosts.actor(number) for number in range(self.width)]
+
+    @property
+    def places(self) -> Mapping[ClientId, int]:
+        """On which host each client of the attempt under way is."""
+        return self._place
 
     def wait(self, *, at_least: int | None = None) -> None:
         """Returns when so many hosts are built and answer; all of them, if no number is given.

@@ -152,7 +152,8 @@ class _Following(logging.Handler):
         """Closes the file; a stream is whose it was."""
         super().close()
         if self._own:
-            self._stream.close()
+            with suppress(OSError):  # what could not be written is let go of here once more
+                self._stream.close()
 
 
 def _at_end_of(file: Path) -> TextIO:

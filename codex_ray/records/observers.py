@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from codex_ray.federation.state import RoundResult
-from codex_ray.records.run_directory import write_atomically
+from codex_ray.records.mending import append_line
+from codex_ray.records.run_directory import unwritable, write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -41,7 +42,7 @@ class RoundLines:
 
     def round(self, result: RoundResult) -> None:
         """Appends the line."""
-        self._file.write(json.dumps(result.to_json()).encode() + b"\n")
+        append_line(self._file, json.dumps(result.to_json()).encode())
 
     def close(self) -> None:
         """Closes the file."""
@@ -109,7 +110,10 @@ class TensorBoard:
     def close(self) -> None:
         """Flushes and closes the event file."""
         if "_writer" in vars(self):
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as error:
+                raise unwritable(self._folder, error) from error
 
 
 def show_audit(folder: Path, verdicts: list[dict[str, Any]], *, step: int) -> None:

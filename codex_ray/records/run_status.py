@@ -190,6 +190,8 @@ def is_locked(folder: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # the folder is on a disk that knows no locks
+        return False
     else:
         return False
     finally:

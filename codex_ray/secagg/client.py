@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import starmap
 from typing import NoReturn
 
 from codex_ray.errors import ConfigError, ProtocolError
@@ -33,6 +32,7 @@ from codex_ray.secagg.keys import (
     pair_keys,
     seal,
     self_mask_key,
+    told,
     unseal,
 )
 from codex_ray.secagg.messages import (
@@ -60,6 +60,8 @@ from codex_ray.wire import Message
 FEWEST_PEERS = 2
 """With one peer only, that peer knows every pair mask."""
 
+_SHARE_BYTES = shamir.share_bytes(SECRET_BYTES)
+
 
 @dataclass(frozen=True)
 class _Held:
@@ -67,6 +69,11 @@ class _Held:
 
     seed: bytes = field(repr=False)
     escrow: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, both: bytes) -> _Held:
+        """The two shares that an envelope holds one after the other."""
+        return cls(both[:_SHARE_BYTES], both[_SHARE_BYTES:])
 
 
 @dataclass(frozen=True)
@@ -259,15 +266,18 @@ class SecAggClient:
         session, sizes = directory.session, opening.plan
         if len(directory.peers) < FEWEST_PEERS:
             raise self._refusal(f"{len(directory.peers)} neighbours cannot hide it")
+        adverts = {peer: it.advert for peer, it in directory.peers.items()}
+        adverts[self._me] = told(self._me, message.adverts[self._me])
+        lasting = sizes.keys == "enrolled"
         pairs = {
             peer: pair_keys(
-                self._shared.agree(secrets.agreement, public, lasting=sizes.keys == "enrolled"),
+                self._shared.agree(secrets.agreement, it.public, lasting=lasting),
                 session,
                 me=self._me,
                 peer=peer,
-                adverts=message.adverts,
+                adverts=adverts,
             )
-            for peer, public in directory.peers.items()
+            for peer, it in directory.peers.items()
         }
         escrow_key = fresh_secret(SECRET_BYTES)
         held = self._deal(secrets.seed, escrow_key, tuple(pairs), sizes)
@@ -302,8 +312,8 @@ class SecAggClient:
         count, threshold = len(share_holders), sizes.threshold
         if count < threshold:
             raise self._refusal(f"{count} share holders cannot give {threshold} shares")
-        shares = shamir.split_all(seed, escrow_key, holders=count, threshold=threshold)
-        return dict(zip(share_holders, starmap(_Held, shares), strict=True))
+        shares = shamir.split(seed, escrow_key, holders=count, threshold=threshold)
+        return dict(zip(share_holders, map(_Held.of, shares), strict=True))
 
     # Trip 3: masked input.
 
@@ -320,7 +330,10 @@ class SecAggClient:
             raise self._refusal(
                 f"{len(senders)} neighbours are too few for {opening.plan.threshold} shares"
             )
-        held = {peer: self._open_shares(peer, box) for peer, box in delivery.sealed.items()}
+        held = {
+            peer: self._open_shares(secrets.pairs[peer], session, box, sender=peer)
+            for peer, box in delivery.sealed.items()
+        }
         masks = [(self_mask_key(secrets.seed, session, me=self._me), False)]
         masks += [(secrets.pairs[peer].mask, self._me > peer) for peer in sorted(senders)]
         summand, self._summand = self._summand, None
@@ -329,14 +342,13 @@ class SecAggClient:
         self._secrets = replace(secrets, pairs={}, held=secrets.held | held)
         return MaskedInput(reduce_words(words, self._context.bits))
 
-    def _open_shares(self, sender: ClientId, sealed: bytes) -> _Held:
-        secrets, _ = self._open()
-        opener = secrets.pairs[sender].inward
-        plain = unseal(opener, sealed, self._session, sender=sender, receiver=self._me)
-        size = shamir.share_bytes(SECRET_BYTES)
-        if len(plain) != 2 * size:
+    def _open_shares(
+        self, keys: PairKeys, session: bytes, sealed: bytes, *, sender: ClientId
+    ) -> _Held:
+        plain = unseal(keys.inward, sealed, session, sender=sender, receiver=self._me)
+        if len(plain) != 2 * _SHARE_BYTES:
             raise self._refusal(f"client {sender} sealed {len(plain)} bytes instead of two shares")
-        return _Held(seed=plain[:size], escrow=plain[size:])
+        return _Held.of(plain)
 
     # Trip 3b, where the server may lie: confirm survivors.
 

@@ -9,18 +9,26 @@ from functools import partial
 from codex_ray.errors import ProtocolError
 from codex_ray.secagg.graph import neighbours
 from codex_ray.secagg.identity import Enrolment, SharedWork
-from codex_ray.secagg.keys import DIGEST_BYTES
+from codex_ray.secagg.keys import DIGEST_BYTES, told
 from codex_ray.secagg.messages import AdvertisedKeys, KeyDirectory
 from codex_ray.secagg.roster import Opening, roster_of_nonces
 from codex_ray.types import ClientId
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A client around another: the key to agree by, and its advertisement as it was `told`."""
+
+    public: bytes
+    advert: bytes
+
+
+@dataclass(frozen=True)
 class Directory:
-    """The session's digest, and the agreement key of each neighbour."""
+    """The session's digest, and each neighbour."""
 
     session: bytes
-    peers: dict[ClientId, bytes]
+    peers: dict[ClientId, Neighbour]
 
 
 def read_directory(
@@ -56,24 +64,26 @@ def read_directory(
     session = opening.session(_roster(message, opening, committed))
     if opening.plan.checks_roster:
         _check_neighbours(message, opening, me=me, session=session, committed=committed)
-    peers = {}
-    for peer in sorted(set(message.adverts) - {me}):
-        frame = message.adverts[peer]
-        check = partial(_agreement_key, peer, frame, opening, enrolment, shared)
-        peers[peer] = shared.checked(opening.bound, peer, frame, check)
-    if len({own.public, *peers.values()}) != len(peers) + 1:
+    peers = {
+        peer: shared.checked(
+            opening.bound, peer, frame, partial(_neighbour, peer, frame, opening, enrolment, shared)
+        )
+        for peer, frame in message.adverts.items()
+        if peer != me
+    }
+    if len({own.public, *(peer.public for peer in peers.values())}) != len(peers) + 1:
         raise ProtocolError("a public key is listed twice")
     return Directory(session, peers)
 
 
-def _agreement_key(
+def _neighbour(
     peer: ClientId,
     frame: bytes,
     opening: Opening,
     enrolment: Enrolment | None,
     shared: SharedWork,
-) -> bytes:
-    """The key by which to agree with `peer`, from its advertisement.
+) -> Neighbour:
+    """The neighbour that has sent this advertisement.
 
     Raises:
         ProtocolError: the advertisement is malformed, or not signed by the peer.
@@ -81,13 +91,14 @@ def _agreement_key(
     keys = AdvertisedKeys.from_frame(frame)
     if not opening.well_formed(keys):
         raise ProtocolError(f"the advertisement of client {peer} has the wrong lengths")
+    public = keys.public
     if opening.plan.signed:
         assert enrolment is not None  # The client would not have answered trip 1.
         shared.verify(enrolment, peer, opening.statement(peer, keys), keys.signature)
     if opening.plan.keys == "enrolled":
         assert enrolment is not None
-        return enrolment.agreement_key(peer)
-    return keys.public
+        public = enrolment.agreement_key(peer)
+    return Neighbour(public, told(peer, frame))
 
 
 def _roster(message: KeyDirectory, opening: Opening, committed: Mapping[ClientId, bytes]) -> bytes:

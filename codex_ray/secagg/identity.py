@@ -183,11 +183,12 @@ class SharedWork:
         """
         if not self._remember:
             return pair.agree(public)
-        known = self._lasting if lasting else self._passing
-        ends = (min(pair.public, public), max(pair.public, public))
-        if ends not in known:
-            known[ends] = pair.agree(public)
-        return known[ends]
+        kept = self._lasting if lasting else self._passing
+        ends = (pair.public, public) if pair.public < public else (public, pair.public)
+        secret = kept.get(ends)
+        if secret is None:
+            secret = kept[ends] = pair.agree(public)
+        return secret
 
     def once(self, read: object, work: Callable[[], _Result]) -> _Result:
         """What `work` makes of a message that many clients are given as one and the same object."""
@@ -205,11 +206,11 @@ class SharedWork:
         same rules; what it refuses it is asked again."""
         if not self._remember:
             return check()
-        known = (under, client, frame)
-        if known not in self._known:
-            self._known[known] = check()
-        result: _Result = self._known[known]
-        return result
+        asked = (under, client, frame)
+        known: _Result | None = self._known.get(asked)
+        if known is None:
+            known = self._known[asked] = check()
+        return known
 
     def end_session(self) -> None:
         """Forgets what served one session only.

@@ -12,7 +12,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -32,11 +32,23 @@ SECRET_BYTES = 32
 
 DIGEST_BYTES = 32
 
+_X25519_PRIME = (1 << 255) - 19
+_LOW_ORDER = frozenset(
+    {
+        *(0, 1, _X25519_PRIME - 1),
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    }
+)
+"""All u whose points on Curve25519 and its twist have an order that divides 8: a secret agreed with
+one of them is zero, whatever the other key (Bernstein, "Curve25519", how to validate keys)."""
+
 _LABEL = b"codex_ray/secagg/3"
 _NONCE = bytes(12)
 _SHA256 = hashes.SHA256()
 _LENGTH = struct.Struct("<I")
 _NUMBER = struct.Struct("<Iq")
+_ENDS = struct.Struct("<IqIq")
 
 
 def join(*parts: bytes | int | str) -> bytes:
@@ -49,6 +61,9 @@ def join(*parts: bytes | int | str) -> bytes:
             raw = part if isinstance(part, bytes) else part.encode()
             out += (_LENGTH.pack(len(raw)), raw)
     return b"".join(out)
+
+
+_PAIR = join("pair")
 
 
 @lru_cache(maxsize=16)
@@ -107,24 +122,19 @@ def _read(public: bytes) -> X25519PublicKey:
 
 
 def usable(public: bytes) -> bool:
-    """Whether pairs can agree by this key: it is one, and no point of low order."""
-    try:
-        _probe().exchange(_read(public))
-    except ValueError:
-        return False
-    return True
+    """Whether pairs can agree by this key: it is one, and no point of low order.
 
-
-@cache
-def _probe() -> X25519PrivateKey:
-    """A key whose secrets are thrown away, so that it may come from anywhere."""
-    return X25519PrivateKey.generate()
+    X25519 leaves out the highest bit, and takes what is left modulo the prime (RFC 7748, section
+    5). So this says beforehand whether `KeyPair.agree` refuses.
+    """
+    number = int.from_bytes(public, "little") % (1 << 255)
+    return len(public) == KEY_BYTES and number % _X25519_PRIME not in _LOW_ORDER
 
 
 def derive(secret: bytes, info: bytes, *, count: int = 1) -> tuple[bytes, ...]:
     """`count` independent 32-byte keys from `secret` for the use that `info` names (RFC 5869)."""
     okm = HKDF(_SHA256, SECRET_BYTES * count, salt=None, info=info).derive(secret)
-    return tuple(okm[at : at + SECRET_BYTES] for at in range(0, len(okm), SECRET_BYTES))
+    return tuple([okm[at : at + SECRET_BYTES] for at in range(0, len(okm), SECRET_BYTES)])
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,11 @@ class PairKeys:
     inward: bytes = field(repr=False)
 
 
+def told(client: ClientId, advert: bytes) -> bytes:
+    """Who advertised what, as the keys of its pairs are bound to it: `advert` is the frame sent."""
+    return join(client, advert)
+
+
 def pair_keys(
     secret: bytes,
     session: bytes,
@@ -152,13 +167,13 @@ def pair_keys(
 ) -> PairKeys:
     """The keys of (me, peer): the peer derives the same, with outward and inward exchanged.
 
-    `adverts` has the advertisement of both, as the frames that they sent. Each holds a fresh nonce,
-    which counts where `secret` is lasting and the server says what the roster is: with its nonce
-    and roster of an earlier session it would otherwise get the earlier keys, in use a second time.
+    `adverts` has what both were `told` to have advertised. Each holds a fresh nonce, which counts
+    where `secret` is lasting and the server says what the roster is: with its nonce and roster of
+    an earlier session it would otherwise get the earlier keys, in use a second time.
     """
-    low, high = min(me, peer), max(me, peer)
-    info = join(session, "pair", low, adverts[low], high, adverts[high])
-    mask, up, down = derive(secret, info, count=3)
+    low, high = (me, peer) if me < peer else (peer, me)
+    bound = _LENGTH.pack(len(session)) + session + _PAIR
+    mask, up, down = derive(secret, bound + adverts[low] + adverts[high], count=3)
     return PairKeys(mask, up, down) if me == low else PairKeys(mask, down, up)
 
 
@@ -176,7 +191,7 @@ def seal(
     key: bytes, plain: bytes, session: bytes, *, sender: ClientId, receiver: ClientId
 ) -> bytes:
     """`plain` under AES-256-GCM, bound to session and direction; `key` seals one message."""
-    return AESGCM(key).encrypt(_NONCE, plain, join(session, sender, receiver))
+    return AESGCM(key).encrypt(_NONCE, plain, _direction(session, sender, receiver))
 
 
 def unseal(
@@ -188,9 +203,14 @@ def unseal(
         ProtocolError: it was altered, or comes from another session, sender or direction.
     """
     try:
-        return AESGCM(key).decrypt(_NONCE, sealed, join(session, sender, receiver))
+        return AESGCM(key).decrypt(_NONCE, sealed, _direction(session, sender, receiver))
     except (InvalidTag, ValueError) as error:
         raise ProtocolError(
             f"what client {sender} sealed for client {receiver} does not open: altered on the way, "
             "or of another session or model"
         ) from error
+
+
+def _direction(session: bytes, sender: ClientId, receiver: ClientId) -> bytes:
+    """join(session, sender, receiver), in one go because every envelope has one."""
+    return _LENGTH.pack(len(session)) + session + _ENDS.pack(8, sender, 8, receiver)

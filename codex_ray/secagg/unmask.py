@@ -12,10 +12,10 @@ not fit, the session aborts: owners are assumed to follow the protocol or to dro
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 from typing import Protocol
 
 import numpy as np
@@ -24,13 +24,23 @@ from codex_ray.errors import ProtocolError, SumAborted
 from codex_ray.secagg import shamir
 from codex_ray.secagg.keys import SECRET_BYTES, commit, self_mask_key, unseal
 from codex_ray.secagg.parameters import Plan
-from codex_ray.secagg.prg import Mask, apply_masks
+from codex_ray.secagg.prg import TOGETHER, Mask, apply_masks
 from codex_ray.types import ClientId, Residues, SessionContext, Stage, word_type
 from codex_ray.types import reduce as reduce_words
 from codex_ray.wire import Message, Words
 
 WRONG_SHARES = 2
 """How many wrong shares of a secret are worked around, if so many came beyond the threshold."""
+
+_SENDER = struct.Struct("<II")
+_GIVEN = np.dtype(
+    [
+        ("number", "<u4"),
+        ("holder", "<u4"),
+        ("share", "<u4", (shamir.limb_count(SECRET_BYTES),)),
+    ]
+)
+"""A share on its way to whoever rebuilds the secret: its number, and who gave it."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +174,11 @@ def _pack_shares(
     one: ClientId, owner: Owner, answers: Mapping[ClientId, Mapping[ClientId, bytes]]
 ) -> bytes:
     size = shamir.share_bytes(SECRET_BYTES)
-    given = [
-        number.to_bytes(4, "little") + holder.to_bytes(4, "little") + answers[holder][one]
-        for number, holder in enumerate(owner.holders, start=1)
-        if holder in answers and len(answers[holder].get(one, b"")) == size
-    ]
+    given = []
+    for number, holder in enumerate(owner.holders, start=1):
+        share = answers[holder].get(one, b"") if holder in answers else b""
+        if len(share) == size:
+            given += [_SENDER.pack(number, holder), share]
     return b"".join(given)
 
 
@@ -181,42 +191,37 @@ def _pack_peers(owner: Owner) -> bytes:
 def _masks(task: UnmaskTask) -> Iterator[Mask]:
     """The masks that are to be added up: what has to come off the sum of masked inputs."""
     liars: set[ClientId] = set()
-    for one, packed in task.shares.items():
-        escrow, commitment = task.escrows[one], task.commitments[one]
-        secret = _rebuild(
-            one,
-            _unpack_shares(packed),
-            liars,
-            threshold=task.threshold,
-            genuine=partial(
-                _is_genuine,
-                session=task.session,
-                purpose="escrow" if escrow else "seed",
-                owner=one,
-                commitment=commitment,
-            ),
-        )
-        if not escrow:
-            yield self_mask_key(secret, task.session, me=one), False
-            continue
-        for peer, seed in _opened(one, secret, task):
-            # The lower id of a pair added the mask: that is what the peer's input has of it.
-            yield seed, peer > one
+    owners = iter(task.shares)
+    while some := list(islice(owners, TOGETHER)):
+        secrets = _from_first_shares(task, some)
+        for one in some:
+            secret = secrets.get(one) or _rebuild(one, task, liars)
+            if not task.escrows[one]:
+                yield self_mask_key(secret, task.session, me=one), False
+                continue
+            for peer, seed in _opened(one, secret, task):
+                # The lower id of a pair added the mask: that is what the peer's input has of it.
+                yield seed, peer > one
 
 
-def _is_genuine(
-    secret: bytes, *, session: bytes, purpose: str, owner: ClientId, commitment: bytes
-) -> bool:
-    return hmac.compare_digest(commit(secret, session, purpose=purpose, me=owner), commitment)
-
-
-def _unpack_shares(packed: bytes) -> dict[int, tuple[ClientId, bytes]]:
-    size = 8 + shamir.share_bytes(SECRET_BYTES)
-    pieces = (packed[at : at + size] for at in range(0, len(packed), size))
+def _from_first_shares(task: UnmaskTask, owners: Sequence[ClientId]) -> dict[ClientId, bytes]:
+    """The secrets of those owners whose first shares give the genuine one: all, if nobody lies."""
+    size = task.threshold * _GIVEN.itemsize
+    first = {one: task.shares[one][:size] for one in owners if len(task.shares[one]) >= size}
+    given = np.frombuffer(b"".join(first.values()), dtype=_GIVEN).reshape(-1, task.threshold)
+    secrets = shamir.reconstruct_all(given["number"], given["share"], secret_bytes=SECRET_BYTES)
     return {
-        int.from_bytes(piece[:4], "little"): (int.from_bytes(piece[4:8], "little"), piece[8:])
-        for piece in pieces
+        one: secret
+        for one, secret in zip(first, secrets, strict=True)
+        if secret is not None and _is_genuine(secret, one, task)
     }
+
+
+def _is_genuine(secret: bytes, owner: ClientId, task: UnmaskTask) -> bool:
+    """Whether it is what the owner has committed to."""
+    purpose = "escrow" if task.escrows[owner] else "seed"
+    known = commit(secret, task.session, purpose=purpose, me=owner)
+    return hmac.compare_digest(known, task.commitments[owner])
 
 
 def _opened(one: ClientId, key: bytes, task: UnmaskTask) -> Iterator[tuple[ClientId, bytes]]:
@@ -235,14 +240,7 @@ def _opened(one: ClientId, key: bytes, task: UnmaskTask) -> Iterator[tuple[Clien
             yield int.from_bytes(entry[:4], "little"), seed
 
 
-def _rebuild(
-    owner: ClientId,
-    shares: Mapping[int, tuple[ClientId, bytes]],
-    liars: set[ClientId],
-    *,
-    threshold: int,
-    genuine: Callable[[bytes], bool],
-) -> bytes:
+def _rebuild(owner: ClientId, task: UnmaskTask, liars: set[ClientId]) -> bytes:
     """The secret of `owner`, from the first shares that give a genuine one.
 
     Whoever gave a share that had to be left out joins `liars`, and its shares of later owners are
@@ -251,6 +249,10 @@ def _rebuild(
     Raises:
         SumAborted: too few shares came, or they do not fit together.
     """
+    given, threshold = np.frombuffer(task.shares[owner], dtype=_GIVEN), task.threshold
+    numbers, givers = given["number"].tolist(), given["holder"].tolist()
+    holder_of = dict(zip(numbers, givers, strict=True))
+    shares = {number: one.tobytes() for number, one in zip(numbers, given["share"], strict=True)}
     spare = len(shares) - threshold
     if spare < 0:
         raise SumAborted(
@@ -258,20 +260,20 @@ def _rebuild(
             "wait longer for answers, or raise federation.protocol.assumed_dropout"
         )
     sizes = range(min(WRONG_SHARES, spare) + 1)
-    best_first = sorted(shares, key=lambda number: (shares[number][0] in liars, number))
+    best_first = sorted(shares, key=lambda number: (holder_of[number] in liars, number))
     suspects = best_first[: threshold + WRONG_SHARES]
     for left_out in chain.from_iterable(combinations(suspects, size) for size in sizes):
         some = [number for number in best_first if number not in left_out][:threshold]
         try:
             secret = shamir.reconstruct(
-                {number: shares[number][1] for number in some},
+                {number: shares[number] for number in some},
                 threshold=threshold,
                 secret_bytes=SECRET_BYTES,
             )
         except ProtocolError:
             continue
-        if genuine(secret):
-            liars.update(shares[number][0] for number in left_out)
+        if _is_genuine(secret, owner, task):
+            liars.update(holder_of[number] for number in left_out)
             return secret
     raise SumAborted(
         f"unmask: {len(shares)} shares of client {owner} came, but they do not fit together: "

@@ -9,16 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
-from real_head import RealHead, closed_head, family, listening
+from real_head import RealHead, asked, closed_head, family, listening
 
+import codex_ray
 from codex_ray.cluster.certificates import NodeFiles, issue, make_authority
 from codex_ray.cluster.preflight import check_dashboard, check_joining
 from codex_ray.cluster.strangers import CLIENT_METHOD, Answer, knock, knock_at_dashboard
 from codex_ray.cluster.token import Token, read_token
+from codex_ray.config import experiment_from, to_yaml
 from codex_ray.errors import ClusterError
+from codex_ray.records.result import RunResult
 
 WRONG = Token("nowhere", "0" * 64)
 DRIVER = """
@@ -168,6 +172,23 @@ def test_a_driver_in_the_clear_or_of_another_authority_is_refused(
 def test_a_driver_with_both_is_let_in(head: RealHead) -> None:
     status, words = _driver(head, head.environment())
     assert (status, "answer 42" in words) == (0, True), words
+
+
+@pytest.mark.slow
+def test_a_run_through_a_client_is_done_there_and_comes_home(
+    head: RealHead, silos: dict[str, Any], tmp_path: Path
+) -> None:
+    """The same model as here, from a terminal that is no node of the cluster."""
+    here = codex_ray.run(silos, out=tmp_path / "here")
+    file, out = tmp_path / "experiment.yaml", tmp_path / "out"
+    file.write_text(to_yaml(experiment_from(silos)))
+    words = ["run", str(file), "--address", f"ray://127.0.0.1:{head.client}", "--out", str(out)]
+    there = {"environment": head.environment(), "folder": tmp_path}
+    status, said = asked([*words, "--set", "cluster.hosts=2"], **there)
+    assert status == 0, said
+    assert RunResult.read(out).model_sha256 == here.model_sha256
+    status, said = asked([*words, "--set", "cluster.hosts=2"], **there)
+    assert status == 2 and "holds another run" in said
 
 
 def _driver(

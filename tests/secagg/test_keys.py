@@ -10,6 +10,7 @@ import pytest
 from secagg_network import a_context
 
 from codex_ray.errors import ProtocolError
+from codex_ray.secagg import keys as keys_module
 from codex_ray.secagg.keys import (
     KeyPair,
     bind,
@@ -145,6 +146,25 @@ def test_a_seal_does_not_open_otherwise(case):
 def test_low_order_points_and_no_points_are_refused(public):
     with pytest.raises(ProtocolError, match="cannot be used"):
         KeyPair.fresh().agree(public)
+
+
+def test_a_key_is_usable_if_and_only_if_no_agreement_refuses_it():
+    prime, pair = 2**255 - 19, KeyPair.fresh()
+    numbers = {*range(20), *(prime - near for near in range(20)), *keys_module._LOW_ORDER}
+    numbers |= {number + prime for number in numbers} | {2**254, 9 * 2**250}
+    refused = set()
+    for number in numbers:
+        for top in (0, 1 << 255):
+            public = (number % 2**255 + top).to_bytes(32, "little")
+            try:
+                pair.agree(public)
+            except ProtocolError:
+                refused.add(number % 2**255 % prime)
+                assert not keys_module.usable(public)
+            else:
+                assert keys_module.usable(public)
+    assert refused == keys_module._LOW_ORDER and len(refused) == 5
+    assert not any(map(keys_module.usable, (b"", b"short", bytes(33), b"\x09" + bytes(32))))
 
 
 def test_a_key_pair_gives_its_private_half_to_nobody():

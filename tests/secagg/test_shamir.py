@@ -13,7 +13,7 @@ from scipy.stats import chi2_contingency
 
 from codex_ray.errors import ProtocolError
 from codex_ray.secagg import shamir
-from codex_ray.secagg.shamir import PRIME, reconstruct, share_bytes, split, split_all
+from codex_ray.secagg.shamir import PRIME, reconstruct, share_bytes, split
 
 
 @pytest.mark.parametrize("holders", range(1, 7))
@@ -43,13 +43,36 @@ def test_any_threshold_shares_rebuild(secret, threshold, data):
     assert reconstruct(some, threshold=threshold, secret_bytes=32) == secret
 
 
+@pytest.mark.parametrize("threshold", [1, 2, 3, 7, 8])
+def test_many_secrets_are_rebuilt_as_each_by_itself_and_what_is_none_is_left_out(threshold):
+    """One that is right, one too wide, one with a limb too wide, one outside the field."""
+    secret, holders = os.urandom(32), 9
+    rows = []
+    for at in range(5):
+        points = sorted(np.random.default_rng(at).permutation(holders)[:threshold] + 1)
+        shares = split(secret, holders=holders, threshold=threshold)
+        rows.append((points, [np.frombuffer(shares[point - 1], "<u4") for point in points]))
+    points = np.array([row for row, _ in rows])
+    values = np.array([row for _, row in rows])
+    # Adding a constant to every share of a limb adds it to the limb.
+    values[1, :, 8] = (values[1, :, 8] + (1 << 16)) % PRIME  # the last limb has 16 bits
+    first = int.from_bytes(secret[:4], "little") % (1 << 30)
+    values[2, :, 0] = (values[2, :, 0] + np.uint64(PRIME - 1 - first)) % PRIME
+    values[3, 0, 4] = PRIME
+    got = shamir.reconstruct_all(points, values, secret_bytes=32)
+    assert got == [secret, None, None, None, secret]
+    none = np.zeros((0, threshold), np.uint32), np.zeros((0, threshold, 9), np.uint32)
+    assert shamir.reconstruct_all(*none, secret_bytes=32) == []
+
+
 @pytest.mark.parametrize("threshold", [1, 2, 4, 5])
 def test_secrets_shared_together_are_shared_each_by_itself(threshold):
     secrets = (os.urandom(32), bytes(32), os.urandom(4))
-    dealt = split_all(*secrets, holders=5, threshold=threshold)
-    assert [tuple(map(len, shares)) for shares in dealt] == [(36, 36, 8)] * 5
-    for at, secret in enumerate(secrets):
-        shares = {holder: it[at] for holder, it in enumerate(dealt, start=1)}
+    dealt = split(*secrets, holders=5, threshold=threshold)
+    assert [len(shares) for shares in dealt] == [36 + 36 + 8] * 5
+    parts = (slice(0, 36), slice(36, 72), slice(72, 80))
+    for secret, part in zip(secrets, parts, strict=True):
+        shares = {holder: it[part] for holder, it in enumerate(dealt, start=1)}
         for some in combinations(shares, threshold):
             subset = {holder: shares[holder] for holder in some}
             size = len(secret)
@@ -61,11 +84,12 @@ def field_of_seven(monkeypatch):
     """The same code over a field that is small enough to try everything."""
     monkeypatch.setattr(shamir, "PRIME", 7)
     monkeypatch.setattr(shamir, "LIMB_BITS", 2)
-    for cached in (shamir._powers, shamir._lagrange_at_zero):
-        cached.cache_clear()
+    tables = (shamir._powers, shamir._lagrange_at_zero, shamir._inverses)
+    for table in tables:
+        table.cache_clear()
     yield
-    for cached in (shamir._powers, shamir._lagrange_at_zero):
-        cached.cache_clear()
+    for table in tables:
+        table.cache_clear()
 
 
 def test_exhaustively_two_shares_say_nothing_and_three_everything(field_of_seven, monkeypatch):
@@ -127,9 +151,11 @@ def test_without_random_coefficients_shares_would_tell(monkeypatch):
 def test_the_float_product_is_exact_at_its_bound():
     holders, threshold = 600, 500
     coefficients = np.full((threshold - 1, 2), PRIME - 2, dtype=np.int64)
-    got = shamir._matmul(shamir._powers(holders, threshold), coefficients)
+    constants = np.full(2, PRIME - 1, dtype=np.int64)
+    got = shamir._values(shamir._powers(holders, threshold), constants, coefficients)
     for point in (1, 2, 77, holders):
-        want = sum((PRIME - 2) * pow(point, power, PRIME) for power in range(1, threshold)) % PRIME
+        want = sum((PRIME - 2) * pow(point, power, PRIME) for power in range(1, threshold)) - 1
+        want %= PRIME
         assert got[point - 1].tolist() == [want, want]
 
 

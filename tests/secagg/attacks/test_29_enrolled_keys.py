@@ -16,7 +16,7 @@ from secagg_network import an_identity
 
 from codex_ray.secagg import shamir
 from codex_ray.secagg.client import SecAggClient
-from codex_ray.secagg.keys import KeyPair, pair_keys
+from codex_ray.secagg.keys import KeyPair, pair_keys, told
 from codex_ray.secagg.prg import apply_masks
 from codex_ray.secagg.protocols import SecAgg
 from codex_ray.types import Stage
@@ -48,7 +48,8 @@ def three_rounds() -> dict[str, LyingServer]:
 def opened_by(secret: bytes, server: LyingServer):
     """The victim's words of a round, if `secret` were its private key, less what else is known."""
     pair, left = KeyPair.of(secret), server.bared(VICTIM)
-    adverts = server.asked[Stage.SHARE_KEYS][VICTIM].adverts
+    frames = server.asked[Stage.SHARE_KEYS][VICTIM].adverts
+    adverts = {one: told(one, frame) for one, frame in frames.items()}
     masks = []
     for peer in server.shown_to(VICTIM):
         agreed = pair.agree(an_identity(peer).agreement.public)

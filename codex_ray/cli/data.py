@@ -1,0 +1,188 @@
+"""`codex-ray data`: records prepared for training, their card, and a check that writes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codex_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from codex_ray.cli.options import Commands
+    from codex_ray.preparation.prepare import Prepared
+    from codex_ray.preparation.schema import Schema
+    from codex_ray.preparation.survey import Progress
+
+
+def add_data(commands: Commands) -> None:
+    """The command and its options."""
+    data = commands.add_parser(
+        "data", help="prepare records for training, or look at prepared ones"
+    )
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    prepare = actions.add_parser(
+        "prepare",
+        help="check, pseudonymise and generalise records into a folder that can be trained on",
+        description="Reads the source of SCHEMA twice, a block at a time, and writes one Parquet "
+        "shard for each client, a manifest and a data card. Nothing is written if anything in the "
+        "source cannot be used.",
+    )
+    prepare.add_argument("schema", metavar="SCHEMA.yaml", help="the allow-list of columns")
+    prepare.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    _add_source(prepare)
+    prepare.add_argument(
+        "--key",
+        metavar="FILE",
+        help="key of the pseudonyms (codex-ray data key FILE makes one); without it they come from "
+        "a key that is forgotten, and no later preparation can repeat them",
+    )
+    prepare.set_defaults(command=_prepare)
+    card = actions.add_parser("card", help="print the data card of a prepared folder")
+    card.add_argument("folder", metavar="DIR", help="what codex-ray data prepare made")
+    card.add_argument("--json", action="store_true", help="print card.json as it is")
+    card.set_defaults(command=_card)
+    check = actions.add_parser(
+        "check",
+        help="check files against a schema, and write nothing",
+        epilog="Exit status: 0 if every record can be used, 1 if any cannot.",
+    )
+    check.add_argument("schema", metavar="SCHEMA.yaml", help="the allow-list of columns")
+    check.add_argument("files", nargs="*", metavar="FILE", help="instead of the schema's source")
+    check.add_argument(
+        "--most", type=int, default=5, metavar="N", help="problems to list of each file (5)"
+    )
+    check.set_defaults(command=_check)
+    key = actions.add_parser("key", help="make a key for pseudonyms; never overwrites one")
+    key.add_argument("file", metavar="FILE", help="a new file, for its owner alone")
+    key.set_defaults(command=_key)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        nargs="+",
+        metavar="FILE",
+        help="files or folders to read instead of those of the schema's source",
+    )
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from codex_ray.preparation.prepare import prepare
+    from codex_ray.preparation.pseudonyms import read_key
+
+    schema = read_schema(arguments.schema, files=arguments.source)
+    key = None if arguments.key is None else read_key(Path(arguments.key))
+    with _progress() as progress:
+        made = prepare(schema, Path(arguments.out), key=key, progress=progress)
+    _tell(made)
+    return 0
+
+
+def _tell(made: Prepared) -> None:
+    """What a preparation came to, for the eyes of whoever holds the records."""
+    for holding, noise in zip(made.holdings, made.noise, strict=True):
+        said = f"{holding.name}: {holding.records:,} records"
+        said += f", {holding.suppressed:,} suppressed" if holding.suppressed else ""
+        if holding.figures is not None:
+            found = holding.figures
+            said += f", k = {found.k}, l = {min(found.l.values())}, t = {max(found.t.values()):.3f}"
+        said += f"; {holding.twice.exact:,} exact and {holding.twice.near:,} near duplicates"
+        if noise is not None:
+            said += f"; {noise.share:.1%} of labels contradicted by their neighbours"
+        print(said)
+    if made.manifest.pseudonym_key is not None:
+        print(f"pseudonyms by key {made.manifest.pseudonym_key}: they are personal data still")
+    print(f"{made.folder}: train with data: {{kind: prepared, path: {made.folder}, purpose: ...}}")
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    import json
+
+    from codex_ray.data.prepared_manifest import CARD, PAGE, read_manifest
+    from codex_ray.preparation.card_page import text_of
+
+    folder = Path(arguments.folder)
+    manifest = read_manifest(folder)
+    text = (folder / CARD).read_text(encoding="utf-8")
+    if arguments.json:
+        print(text, end="")
+        return 0
+    print(text_of(json.loads(text)))
+    print(f"card {manifest.card_sha256}; as a page: {folder / PAGE}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from codex_ray.preparation.inspection import inspect
+
+    if arguments.most < 1:
+        raise ConfigError("--most: list at least one problem of each file")
+    schema = read_schema(arguments.schema, files=arguments.files or None)
+    with _progress() as progress:
+        found = inspect(schema, most=arguments.most, progress=progress)
+    for seen in found:
+        for problem in seen.problems:
+            print(" ".join(problem.split()))
+        if seen.more:
+            print(f"{seen.where}: reading ended here: there may be more (--most)")
+        if not seen.problems:
+            print(f"{seen.where}: {seen.records:,} records, as the schema says")
+    return 1 if any(seen.problems for seen in found) else 0
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    from codex_ray.preparation.pseudonyms import make_key
+
+    key = make_key(Path(arguments.file))
+    print(f"key {key.id}, for its owner alone: {arguments.file}")
+    return 0
+
+
+def read_schema(path: str, *, files: list[str] | None = None) -> Schema:
+    """The schema in a YAML file, its source's files replaced if others are given.
+
+    Raises:
+        ConfigError: naming the first wrong field.
+    """
+    from codex_ray.config import load_yaml, override, validated
+    from codex_ray.preparation.column import Column
+    from codex_ray.preparation.schema import Schema
+
+    data: dict[str, Any] = load_yaml(path)
+    if files is not None:
+        data = override(data, {"source.files": list(files)})
+    columns = data.get("columns")
+    if not isinstance(columns, dict):
+        raise ConfigError(f"{path}: columns: is missing: list every column that a file may have")
+    data = data | {"columns": {str(name): rules for name, rules in columns.items()}}
+    try:
+        for name, rules in data["columns"].items():
+            if not isinstance(rules, dict):
+                raise ConfigError(f"columns.{name}: write its type and role, as a mapping")
+            try:
+                validated(Column, rules)
+            except ConfigError as error:
+                raise ConfigError(f"columns.{name}.{error}") from None
+        return validated(Schema, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A line on the terminal that is written over, and wiped at the end; nothing elsewhere."""
+    shown = sys.stderr.isatty()
+
+    def tell(said: str) -> None:
+        if shown:
+            print(f"\r\x1b[K{said[:100]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

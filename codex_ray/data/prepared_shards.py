@@ -1,0 +1,158 @@
+"""Prepared shards as numbers: every column encoded as its manifest says, nothing scaled yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import parquet
+
+from codex_ray.data.in_memory import check_client
+from codex_ray.data.prepared_manifest import (
+    ANY,
+    JOINS,
+    NONE,
+    Encoding,
+    Manifest,
+    Shard,
+    read_manifest,
+    read_vouched,
+)
+from codex_ray.errors import DataError
+from codex_ray.types import ClientId
+
+
+@dataclass(frozen=True)
+class RawRecords:
+    """One client's records before anything is scaled or filled in.
+
+    Attributes:
+        features: [n, d] in the units of the schema; NaN where a number is missing, zeros where a
+            category is.
+        labels: classes from 0 [n].
+    """
+
+    features: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PreparedShards:
+    """A folder of prepared records."""
+
+    folder: Path
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the folder says of itself, checked against its schema and card."""
+        return read_manifest(self.folder)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features [d]."""
+        return self.manifest.feature_names
+
+    @cached_property
+    def ranges(self) -> npt.NDArray[np.float64]:
+        """The public range of each feature [d, 2]; of a value of a category, 0 to 1."""
+        ends = [
+            (encoding.low, encoding.high) if encoding.kind == "number" else (0.0, 1.0)
+            for encoding in self.manifest.features
+            for _ in encoding.features
+        ]
+        return np.array(ends)
+
+    @cached_property
+    def on_a_line(self) -> npt.NDArray[np.bool_]:
+        """Which features are numbers, and so have a scale [d]."""
+        kinds = [encoding.kind for encoding in self.manifest.features for _ in encoding.features]
+        return np.array([kind == "number" for kind in kinds])
+
+    def client(self, client: ClientId) -> RawRecords:
+        """One client's records.
+
+        Raises:
+            DataError: its shard is not the file of the manifest, or does not hold what it says.
+        """
+        check_client(client, len(self.manifest.shards))
+        shard = self.manifest.shards[client]
+        content = read_vouched(self.folder / shard.file, shard.sha256)
+        try:
+            table = parquet.read_table(pa.BufferReader(content), use_threads=False)
+        except pa.ArrowException as error:
+            raise DataError(f"{self.folder / shard.file}: is no Parquet ({error})") from None
+        return self._encoded(shard, table)
+
+    def _encoded(self, shard: Shard, table: pa.Table) -> RawRecords:
+        where = f"{self.folder / shard.file}"
+        if table.num_rows != shard.records:
+            raise DataError(f"{where}: {table.num_rows} records, but its manifest says otherwise")
+        parts = [_features(encoding, table, where) for encoding in self.manifest.features]
+        label = self.manifest.label
+        labels = np.asarray(_column(table, label.name, where), dtype=np.int64)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < label.classes:
+            raise DataError(f"{where}: a label is outside 0 to {label.classes - 1}")
+        return RawRecords(np.concatenate(parts, axis=1), labels)
+
+
+def _column(table: pa.Table, name: str, where: str) -> npt.NDArray[Any]:
+    if name not in table.column_names:
+        raise DataError(f"{where}: has no column {name!r}, which its manifest names")
+    found: npt.NDArray[Any] = table[name].to_numpy()
+    return found
+
+
+def _features(encoding: Encoding, table: pa.Table, where: str) -> npt.NDArray[np.float64]:
+    """The features [n, m] of one column."""
+    name = encoding.name
+    if encoding.kind == "category":
+        return _spread(encoding, _column(table, name, where), where)
+    if encoding.generalised:
+        ends = [_column(table, f"{name}.{end}", where) for end in ("low", "high")]
+        values = (ends[0].astype(np.float64) + ends[1].astype(np.float64)) / 2
+    else:
+        values = _column(table, name, where).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        outside = (values < encoding.low) | (values > encoding.high) | np.isinf(values)
+    if outside.any():
+        raise DataError(f"{where}: column {name!r} leaves its range: prepare the records again")
+    return values[:, None]
+
+
+def _spread(
+    encoding: Encoding, texts: Sequence[str | None] | npt.NDArray[Any], where: str
+) -> npt.NDArray[np.float64]:
+    """Each text as shares of the values that it stands for; they add up to 1, or to 0 for none."""
+    places = {value: place for place, value in enumerate(encoding.values)}
+    rows: dict[str, npt.NDArray[np.float64]] = {}
+    spread = np.zeros((len(texts), len(places)))
+    for row, text in enumerate(texts):
+        if text is None:
+            continue
+        if text not in rows:
+            rows[text] = _share(encoding, str(text), places, where)
+        spread[row] = rows[text]
+    return spread
+
+
+def _share(
+    encoding: Encoding, text: str, places: dict[str, int], where: str
+) -> npt.NDArray[np.float64]:
+    """What one text comes to [m]."""
+    made = np.zeros(len(places))
+    if text == NONE:
+        return made
+    if text == ANY:
+        return np.full(len(places), 1 / len(places))
+    values = [value for value in encoding.groups.get(text, text.split(JOINS)) if value != NONE]
+    for value in values:
+        if value not in places:
+            raise DataError(f"{where}: column {encoding.name!r}: {value!r} is not in the manifest")
+        made[places[value]] = 1 / len(values)
+    return made

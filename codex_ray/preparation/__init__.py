@@ -1,0 +1,1 @@
+"""Records made fit to be used: checked, pseudonymised, generalised, and described on a card."""

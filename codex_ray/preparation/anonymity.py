@@ -1,0 +1,160 @@
+"""How anonymous classes of records are: k, l (distinct and by entropy) and t, and what is asked.
+
+k-anonymity (Sweeney 2002): the size of the smallest class. l-diversity (Machanavajjhala et al.
+2007): the fewest different sensitive values of a class, or the least exp(entropy). t-closeness (Li,
+Li and Venkatasubramanian 2007): the largest earth mover's distance between the sensitive values of
+a class and those of everybody; between numbers a step to the next one costs 1 / (m - 1), between
+categories every step costs 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codex_ray.preparation.axes import Rows
+
+_CELLS = 1 << 22
+"""Cells of the table of classes by values that is counted at a time."""
+
+
+@dataclass(frozen=True)
+class Sensitive:
+    """A sensitive column of a client: codes [n] from 0 to below `values`, in order if `ordered`."""
+
+    name: str
+    codes: npt.NDArray[np.int32]
+    values: int
+    ordered: bool
+
+    @classmethod
+    def of(cls, name: str, values: npt.NDArray[Any], *, ordered: bool) -> Sensitive:
+        """The column with its different values numbered."""
+        if values.dtype.kind == "u":  # without sorting, which takes copies
+            present = np.bincount(values) > 0
+            numbers = (np.cumsum(present) - 1).astype(np.int32)
+            return cls(name, numbers[values], int(present.sum()), ordered)
+        different, codes = np.unique(values, return_inverse=True)
+        return cls(name, codes.astype(np.int32), len(different), ordered)
+
+    def counts(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """How often each value stands in the rows."""
+        return np.bincount(self.codes[rows], minlength=self.values)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a table's classes come to.
+
+    Attributes:
+        k: records in the smallest class.
+        classes: how many there are.
+        l: fewest different values, for each sensitive column.
+        entropy_l: least exp(entropy), for each.
+        t: largest distance from the whole table, for each.
+    """
+
+    k: int
+    classes: int
+    l: dict[str, int]  # noqa: E741  # its name in the literature
+    entropy_l: dict[str, float]
+    t: dict[str, float]
+
+
+def figures(classes: npt.NDArray[np.int32], sensitive: Sequence[Sensitive]) -> Figures:
+    """The figures of a table whose record i is in class `classes[i]`, numbered from 0, none empty.
+
+    Raises:
+        ValueError: the table is empty.
+    """
+    if not len(classes):
+        raise ValueError("a table without records has no figures")
+    sizes = np.bincount(classes)
+    found = {column.name: _of_column(classes, sizes, column) for column in sensitive}
+    return Figures(
+        k=int(sizes.min()),
+        classes=len(sizes),
+        l={name: int(distinct) for name, (distinct, _, _) in found.items()},
+        entropy_l={name: entropy for name, (_, entropy, _) in found.items()},
+        t={name: distance for name, (_, _, distance) in found.items()},
+    )
+
+
+def _of_column(
+    classes: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64], column: Sensitive
+) -> tuple[int, float, float]:
+    """Least distinct values, least exp(entropy) and largest distance over the classes."""
+    whole = np.bincount(column.codes, minlength=column.values) / len(column.codes)
+    order = np.argsort(classes, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    at_once = max(1, _CELLS // column.values)
+    distinct, entropy, distance = column.values, np.inf, 0.0
+    for first in range(0, len(sizes), at_once):
+        last = min(first + at_once, len(sizes))
+        rows = order[starts[first] : starts[last]]
+        cells = (classes[rows] - first).astype(np.int64) * column.values + column.codes[rows]
+        table = np.bincount(cells, minlength=(last - first) * column.values)
+        table = table.reshape(last - first, column.values)
+        distinct = min(distinct, int((table > 0).sum(axis=1).min()))
+        shares = table / table.sum(axis=1, keepdims=True)
+        entropy = min(entropy, float(np.exp(_entropy(shares)).min()))
+        distance = max(distance, float(_distance(shares - whole, column.ordered).max()))
+    return distinct, entropy, distance
+
+
+def _entropy(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """In nats, along the last axis."""
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return np.asarray(-(shares * logs).sum(axis=-1))
+
+
+def _distance(gap: npt.NDArray[np.float64], ordered: bool) -> npt.NDArray[np.float64]:
+    """The earth mover's distance of shares that differ by `gap`, along the last axis."""
+    if not ordered:
+        return np.asarray(np.abs(gap).sum(axis=-1) / 2)
+    steps = max(gap.shape[-1] - 1, 1)
+    return np.asarray(np.abs(np.cumsum(gap, axis=-1)).sum(axis=-1) / steps)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What every group must have, so that a cut that breaks it is not made.
+
+    Attributes:
+        k: records.
+        l: different values of each sensitive column.
+        entropy_l: least exp(entropy) of them.
+        t: largest distance from the whole client.
+        sensitive: the client's sensitive columns.
+    """
+
+    k: int
+    sensitive: tuple[Sensitive, ...] = ()
+    l: int = 1  # noqa: E741  # its name in the literature
+    entropy_l: float | None = None
+    t: float | None = None
+
+    def met(self, rows: Rows) -> bool:
+        """Whether a group of these rows may stand."""
+        if len(rows) < self.k:
+            return False
+        if self.l < 2 and self.entropy_l is None and self.t is None:
+            return True
+        return all(self._diverse(column, rows) for column in self.sensitive)
+
+    def _diverse(self, column: Sensitive, rows: Rows) -> bool:
+        counts = column.counts(rows)
+        if np.count_nonzero(counts) < self.l:
+            return False
+        shares = counts / len(rows)
+        # A hair of slack: equal shares have the entropy that they should.
+        if self.entropy_l is not None and np.exp(_entropy(shares)) < self.entropy_l - 1e-9:
+            return False
+        if self.t is None:
+            return True
+        whole = np.bincount(column.codes, minlength=column.values) / len(column.codes)
+        return bool(_distance(shares - whole, column.ordered) <= self.t + 1e-12)

@@ -1,0 +1,113 @@
+"""Records that are there twice: exactly, or up to a hundredth of each number's range.
+
+A record is told by a 64-bit hash of its values, so that a pass needs eight bytes for each; two
+different records of a million share one with probability below 1e-7. Identifiers do not count: the
+same patient under two numbers is what is looked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from codex_ray.preparation.cells import Cells
+from codex_ray.preparation.column import Column
+
+STEPS = 100
+"""Parts that the range of a number is divided into."""
+
+Hashes = npt.NDArray[np.uint64]
+_ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Twice:
+    """How many records of a client repeat an earlier one.
+
+    Attributes:
+        exact: those that agree in everything but identifiers.
+        near: others, that agree in everything but the label and texts, up to a hundredth of each
+            range.
+    """
+
+    exact: int
+    near: int
+
+
+def row_hashes(columns: Mapping[str, tuple[Column, Cells]], count: int) -> tuple[Hashes, ...]:
+    """Three hashes of each record [n]: of its exact values, and on two grids that overlap by half.
+
+    Two records closer than half a step on every number agree on one of the grids unless numbers lie
+    on the borders of both.
+    """
+    exact, on, beside = (np.zeros(count, np.uint64) for _ in range(3))
+    for place, (column, values) in enumerate(columns.values()):
+        if isinstance(values, pa.Array):
+            exact = _mixed(exact, _of_texts(values), place)
+            continue
+        exact = _mixed(exact, _of_numbers(values), place)
+        if column.role == "label":
+            continue
+        on = _mixed(on, _of_numbers(_steps(column, values, 0.0)), place)
+        beside = _mixed(beside, _of_numbers(_steps(column, values, 0.5)), place)
+    return exact, on, beside
+
+
+def repeated(hashes: Sequence[Hashes], rows: npt.NDArray[np.int64] | slice = _ALL) -> Twice:
+    """How many of a client's records, at `rows` of the three hashes, repeat an earlier one."""
+    exact, *grids = hashes
+    again = _again(exact[rows])
+    near = np.zeros_like(again)
+    for grid in grids:  # one at a time, because each takes a copy
+        near |= _again(grid[rows])
+    return Twice(int(again.sum()), int((near & ~again).sum()))
+
+
+def _again(hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """Where a hash stood before; a sixteenth at a time, because sorting takes copies."""
+    again = np.ones(len(hashes), dtype=bool)
+    part = (hashes >> np.uint64(60)).astype(np.uint8)
+    for number in range(16):
+        rows = np.flatnonzero(part == number)
+        again[rows[np.unique(hashes[rows], return_index=True)[1]]] = False
+    return again
+
+
+def _steps(column: Column, values: npt.NDArray[Any], shift: float) -> Cells:
+    if values.dtype.kind == "i":
+        return values
+    low, high = column.ends
+    return np.floor((values - low) / (high - low) * STEPS + shift)
+
+
+def _of_numbers(values: npt.NDArray[Any]) -> Hashes:
+    """Numbers as words; every NaN the same, and -0 as 0."""
+    if values.dtype.kind == "i":
+        return values.astype(np.int64).view(np.uint64)
+    words = (values + 0.0).view(np.uint64)
+    return np.where(np.isnan(values), np.uint64(1), words)
+
+
+def _of_texts(values: pa.Array) -> Hashes:
+    coded = values.dictionary_encode()
+    words = [
+        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        for text in coded.dictionary.to_pylist()
+    ]
+    table = np.array([*words, 0], dtype=np.uint64)  # the last for no value
+    found: Hashes = table[coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _mixed(state: Hashes, words: Hashes, place: int) -> Hashes:
+    """The state with one more column mixed in, by the finaliser of SplitMix64 (Steele et al.)."""
+    mixed = state ^ (words + np.uint64((place + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))

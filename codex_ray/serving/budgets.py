@@ -1,0 +1,119 @@
+"""How many records a key may ever ask about: counted on disk, never exceeded, whoever crashes.
+
+A model can be copied, and its training records probed for, by asking often enough; a rate only
+says how long that takes. So a budget does not refill. It is lent out in small pieces: a server
+asks the file once for several records, and what it had borrowed when it died is gone. Never is
+more answered than the budget; a crash may lose up to a piece for each server.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from codex_ray.errors import InputError
+
+LARGEST_PIECE: Final = 256
+PIECES: Final = 100
+"""A budget is lent in about so many pieces, so that a crash loses about a hundredth of it."""
+
+Lend: TypeAlias = Callable[[str, int, int], Awaitable[int]]
+"""(account, how many records at least, the whole budget) -> how many are lent, or 0."""
+
+
+class Book:
+    """What every account has been lent, in one SQLite file that several processes may share."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+            self._database = sqlite3.connect(
+                file, isolation_level=None, timeout=5.0, check_same_thread=False
+            )
+            self._database.execute("PRAGMA journal_mode=WAL")
+            # FULL: what was lent stays lent when the machine loses its power.
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS lent "
+                "(account TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(f"{file}: cannot keep the budgets: {error}") from None
+
+    def lend(self, account: str, least: int, budget: int) -> int:
+        """How many records may be answered: `least` or some more, or 0 where it is spent."""
+        piece = max(least, min(LARGEST_PIECE, budget // PIECES))
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            found = self._database.execute(
+                "SELECT records FROM lent WHERE account = ?", (account,)
+            ).fetchone()
+            left = budget - (found[0] if found else 0)
+            given = min(piece, left) if left >= least else 0
+            if given:
+                self._database.execute(
+                    "INSERT INTO lent VALUES (?, ?) "
+                    "ON CONFLICT (account) DO UPDATE SET records = records + excluded.records",
+                    (account, given),
+                )
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        return given
+
+    def lent(self, account: str) -> int:
+        """How many records an account has been lent."""
+        found = self._database.execute(
+            "SELECT records FROM lent WHERE account = ?", (account,)
+        ).fetchone()
+        return int(found[0]) if found else 0
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._database.close()
+
+
+class Budgets:
+    """The pieces that one server has borrowed and not yet used."""
+
+    def __init__(self, lend: Lend) -> None:
+        self._lend = lend
+        self._pieces: dict[str, int] = {}
+        self._spent: dict[str, int] = {}
+
+    def is_spent(self, account: str, budget: int) -> bool:
+        """Whether it is known already that not one record is left of the account's budget."""
+        return self._spent.get(account, -1) >= budget
+
+    async def take(self, account: str, records: int, budget: int) -> bool:
+        """Uses up so many records of the account; False, and nothing used, if it has not so many.
+
+        An account whose last records are lent to several servers is refused where they are not; no
+        piece is ever taken back.
+        """
+        while self._pieces.get(account, 0) < records:
+            missing = records - self._pieces.get(account, 0)
+            given = await self._lend(account, missing, budget)
+            if not given:
+                if missing == 1 == records:
+                    self._spent[account] = budget
+                return False
+            # Read again: another request of this account may have come by while this one waited.
+            self._pieces[account] = self._pieces.get(account, 0) + given
+        self._pieces[account] -= records
+        return True
+
+
+def lend_here(book: Book) -> Lend:
+    """Lending from a book that this process has open: a write of about a millisecond."""
+
+    async def lend(account: str, least: int, budget: int) -> int:
+        return book.lend(account, least, budget)
+
+    return lend

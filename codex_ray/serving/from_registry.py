@@ -1,0 +1,146 @@
+"""Models out of the registry, as the server takes them: verified there, computed without gradients.
+
+Nothing else is ever served. Which version answers is what the registry says of its stage, or the
+one that was asked for by number; revoked ones end at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codex_ray.learning.models import Model
+from codex_ray.records.canonical import plain
+from codex_ray.records.keys import TrustedKey
+from codex_ray.registry import PRODUCTION, Registry, RegistryError, ServedModel, Version, rebuild
+from codex_ray.registry.events import Switch
+from codex_ray.serving.inputs import Inputs, unnamed
+from codex_ray.serving.model import Served
+from codex_ray.serving.predicting import predictor
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is, and whom to believe: plain data that travels to every serving process.
+
+    Attributes:
+        folder: of the registry.
+        trusted: whose signatures count.
+        name: of the model.
+        version: a number, or None for whatever is in the stage.
+        stage: that is followed.
+        inputs: what the model takes; None where nobody said.
+        input_shape: of one record; None takes the registry's word.
+        unsafe: the registry's switches that whoever serves takes upon themselves.
+    """
+
+    folder: Path
+    trusted: tuple[TrustedKey, ...]
+    name: str
+    version: int | None = None
+    stage: str = PRODUCTION
+    inputs: Inputs | None = None
+    input_shape: tuple[int, ...] | None = None
+    unsafe: tuple[Switch, ...] = ()
+
+    def open(self) -> RegisteredModels:
+        """The models.
+
+        Raises:
+            CodexRayError: there is no registry, or it is not what trusted keys signed.
+        """
+        return RegisteredModels(self, Registry.open(self.folder, trusted=self.trusted))
+
+
+class RegisteredModels:
+    """What a registry wants served under a name."""
+
+    def __init__(self, source: Source, registry: Registry) -> None:
+        self._source = source
+        self._registry = registry
+
+    def identity(self) -> str | None:
+        """Of the version to serve: its manifest's hash; None where it is revoked, or none is there.
+
+        Raises:
+            CodexRayError: the registry is not what trusted keys signed.
+        """
+        version = self._version()
+        if version is None or version.state == "revoked":
+            return None
+        return version.manifest_sha256
+
+    def load(self) -> Served:
+        """The version to serve, verified.
+
+        Raises:
+            CodexRayError: it cannot be believed, or not be built.
+        """
+        source = self._source
+        version = self._version()
+        if version is None:
+            raise RegistryError(f"{source.name}: nothing is in {source.stage}: promote a version")
+        # By its number, so that a promotion in between does not make it another one.
+        found = self._registry.load(
+            source.name, version.version, unsafe={*source.unsafe, *_taken_with(version)}
+        )
+        return _served(found, rebuild(found, input_shape=source.input_shape), source)
+
+    def _version(self) -> Version | None:
+        source = self._source
+        if source.version is not None:
+            return self._registry.version(source.name, source.version)
+        return self._registry.current(source.name, stage=source.stage)
+
+
+def _taken_with(version: Version) -> tuple[Any, ...]:
+    """The switches that a signed event put the version into its stage with."""
+    return version.unsafe
+
+
+def _served(found: ServedModel, model: Model, source: Source) -> Served:
+    shape = tuple(source.input_shape or found.manifest.input_shape or ())
+    inputs = source.inputs or unnamed(shape)
+    classes = max(2, model.outputs)
+    labels = inputs.labels or tuple(str(number) for number in range(classes))
+    if len(labels) != classes:
+        raise RegistryError(
+            f"{found.version.label}: has {classes} classes, and the inputs name {len(labels)}"
+        )
+    return Served(
+        name=found.version.name,
+        version=str(found.version.version),
+        identity=found.version.manifest_sha256,
+        schema=inputs.schema_for(shape),
+        labels=labels,
+        predict=predictor(model, inputs),
+        card=_card(found),
+        weights=found.model,
+        unsafe=found.unsafe,
+    )
+
+
+def _card(found: ServedModel) -> dict[str, Any]:
+    """What people read before they trust an answer: the privacy claims, the figures, the origin."""
+    manifest = found.manifest
+    card: dict[str, Any] = {
+        "privacy": [claim.model_dump(mode="json") for claim in manifest.privacy]
+        or f"no certificate: {manifest.uncertified}",
+        "accuracy_on_test_set": {name: _rounded(value) for name, value in manifest.metrics.items()},
+        "registered": found.version.registered,
+        "signed_by": found.version.by,
+        "run": manifest.run,
+        "data_card_sha256": manifest.data_card or "none: the data were not prepared",
+        "code": manifest.code.codex_ray,
+    }
+    if found.certificate is not None:
+        card["privacy_holds_against"] = sorted({it.against for it in found.certificate.claims})
+        card["assumes"] = sorted({said for it in found.certificate.claims for said in it.assumes})
+    return dict(plain(card))
+
+
+def _rounded(value: float) -> float:
+    return float(np.format_float_positional(value, precision=4)) if np.isfinite(value) else value

@@ -1,0 +1,166 @@
+"""The model that answers now, and how another takes its place without a request being lost.
+
+A new version is loaded and verified beside the old one, tried on one record, and then put in its
+place by one assignment. A request holds the model that it began with to its end. The version before
+is kept, so that a rollback is that assignment and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from codex_ray.errors import CodexRayError
+from codex_ray.serving.batching import Batcher
+from codex_ray.serving.http import later
+from codex_ray.serving.model import Models, Served
+from codex_ray.serving.schema import Features
+
+LOG = logging.getLogger(__name__)
+NO_TIME: Final = 0.001
+"""Seconds of a whole batch: the event loop may wait so long, and a thread would cost as much."""
+
+
+@dataclass(frozen=True)
+class Current:
+    """A model and the batcher of it alone."""
+
+    served: Served
+    batcher: Batcher
+
+
+class Live:
+    """Follows a source of models.
+
+    Attributes:
+        swaps: how often another model took the place of one.
+        failures: how often there was another one, and it could not be believed.
+    """
+
+    def __init__(self, models: Models, *, batch: int, seconds: float) -> None:
+        self._models = models
+        self._batch = batch
+        self._seconds = seconds
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._current: Current | None = None
+        self._before: Current | None = None
+        self._failed: str | None = None
+        self.swaps = 0
+        self.failures = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a model."""
+        return self._current is not None
+
+    def now(self) -> Current:
+        """The model, to be held until the request is answered.
+
+        Raises:
+            Refused: 503, there is none.
+        """
+        current = self._current
+        if current is None:
+            raise later(503, "no_model", 5)
+        return current
+
+    def peek(self) -> Served | None:
+        """The model, if there is one."""
+        return None if self._current is None else self._current.served
+
+    async def refresh(self) -> bool:
+        """Whether another model answers from now on, or none any more.
+
+        A version that cannot be believed changes nothing: the old one goes on. Where the source
+        says that nothing is to be served (it was revoked), nothing is.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            wanted = await loop.run_in_executor(self._loading, self._models.identity)
+        except CodexRayError as error:
+            self._fail(str(error))
+            return False
+        if wanted is None:
+            gone = self._current is not None
+            self._current = self._before = None
+            self._fail("nothing is to be served: it was revoked, or never promoted")
+            return gone
+        if self._current is not None and self._current.served.identity == wanted:
+            self._failed = None
+            return False
+        if self._before is not None and self._before.served.identity == wanted:
+            self._put(self._before)
+            return True
+        try:
+            served, quick = await loop.run_in_executor(
+                self._loading, _loaded, self._models, self._batch
+            )
+        except (CodexRayError, ValueError, RuntimeError) as error:
+            self._fail(str(error))
+            return False
+        batcher = Batcher(
+            served.predict,
+            executor=None if quick else self._threads,
+            most=self._batch,
+            seconds=self._seconds,
+        )
+        self._put(Current(served, batcher))
+        return True
+
+    async def follow(self, *, every: float) -> None:
+        """Refreshes until it is cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self.refresh()
+            except Exception as error:  # a source that fails oddly must not end the following
+                self._fail(type(error).__name__)
+
+    def close(self) -> None:
+        """Ends the threads when what they compute is done."""
+        self._threads.shutdown(wait=False)
+        self._loading.shutdown(wait=False)
+
+    def _put(self, new: Current) -> None:
+        self._failed = None
+        self.swaps += self._current is not None
+        self._before, self._current = self._current, new
+        LOG.info("serving %s version %s", new.served.name, new.served.version)
+
+    def _fail(self, said: str) -> None:
+        if said != self._failed:  # once, and not every second
+            self.failures += 1
+            LOG.error("no other model answers: %s", said)
+        self._failed = said
+
+
+def _loaded(models: Models, batch: int) -> tuple[Served, bool]:
+    """The verified model, which has answered once, and whether a whole batch takes it no time.
+
+    It is tried on records of zeros, or of the nearest that is allowed.
+
+    Raises:
+        ValueError: it gives anything but probabilities.
+    """
+    served = models.load()
+    record = [min(max(0.0, it.low), it.high) for it in served.schema.features]
+    records = np.asarray([record] * batch, np.float32).reshape(batch, *served.schema.shape)
+    found = served.predict(records[:1])
+    if found.shape != (1, len(served.labels)):
+        raise ValueError(f"the model gives {found.shape} for {len(served.labels)} classes")
+    if not np.isfinite(found).all() or abs(float(found.sum()) - 1.0) > 1e-3:
+        raise ValueError("the model gives no probabilities for a record of zeros")
+    return served, min(_seconds(served, records) for _ in range(5)) < NO_TIME
+
+
+def _seconds(served: Served, records: Features) -> float:
+    began = time.perf_counter()
+    served.predict(records)
+    return time.perf_counter() - began
