@@ -17,7 +17,7 @@ from codex_ray.cluster.kills import Killing
 from codex_ray.cluster.packing import Costs
 from codex_ray.cluster.transport import RayTransport
 from codex_ray.records.run_directory import RunDirectory
-from codex_ray.threads import import_torch_alone, importing, long_lived
+from codex_ray.threads import give_back, import_torch_alone, importing, long_lived
 
 if TYPE_CHECKING:
     from codex_ray.federation.state import RoundResult
@@ -60,25 +60,30 @@ class CoordinatorServer:
             from codex_ray.running import rounds
         long_lived()
         experiment = experiment_from(spec)
-        with shared(experiment, tuple(ray.get(list(crew.berth.data)))):
+        arrays = ray.get(list(crew.berth.data), timeout=experiment.cluster.deadline)
+        with shared(experiment, tuple(arrays)):
             assembled = assemble(experiment)
         dataset = assembled.dataset
         sizes = dataset.sizes if isinstance(dataset, InMemory) else None  # others make theirs
         transport = self._transport = RayTransport(
-            crew.hosts,
+            crew.hosts[: dataset.population],
             population=dataset.population,
             deadline=experiment.cluster.deadline,
             costs=Costs(dataset.population, records=sizes),
             together=experiment.plan.plan.clients,
             term=term,
-            another=crew.berth.host,
+            another=crew.another,
+            asked_again=experiment.federation.protocol.folds,
         )
-        transport.wait(at_least=experiment.cluster.at_least)
+        # A coordinator that takes over goes on with whoever is there, as the one before it did.
+        transport.wait(at_least=1 if term else experiment.cluster.at_least)
         yield ""
         seam = Killing.read(kills, transport) if kills else transport
         for result in rounds(assembled, RunDirectory.open(Path(directory)), seam):
             self._round, self._since = result.round + 1, time.monotonic()
             yield json.dumps(result.to_json())
+            if "evaluate" in result.seconds:
+                give_back()
 
     @ray.method(concurrency_group=ASIDE)
     def status(self) -> dict[str, Any]:

@@ -91,9 +91,15 @@ class Crew:
         cluster, spec = experiment.cluster, json.dumps(resolved(experiment))
         placed = get_current_placement_group()
         if placed is not None:
-            shares = _shares_in(placed)
+            first = placed.bundle_count - cluster.hosts  # what is before them is the trial's own
+            if first < 0:
+                raise ClusterError(
+                    f"{placed.bundle_count} places are reserved for this process, and "
+                    f"cluster.hosts is {cluster.hosts}: reserve one for each, or lower it"
+                )
+            shares = _shares_in(placed.bundle_specs[first])
             berth = Berth(spec, tuple(paths), shares, shares.get("num_gpus"), tuple(data))
-            return cls(berth, [berth.host("DEFAULT") for _ in range(cluster.hosts)])
+            return cls(berth, _hosts_in(placed, berth, first=first, count=cluster.hosts))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         limit, gpus = None, 0.0
         if gpu := gpu_of(experiment):
@@ -112,13 +118,17 @@ class Crew:
         if "num_gpus" in shares:
             each["GPU"] = shares["num_gpus"]
         group = placement_group([each] * cluster.at_least, strategy="SPREAD")
-        hosts = [
-            berth.host(PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place))
-            for place in range(cluster.at_least)
-        ]
+        hosts = _hosts_in(group, berth, first=0, count=cluster.at_least)
         # Ray takes those that have no place yet for a demand, and an autoscaler adds nodes.
         hosts += [berth.host() for _ in range(cluster.hosts - cluster.at_least)]
         return cls(berth, hosts, group)
+
+    def another(self, number: int) -> Any:
+        """A host in place of one that was ended: in a reserved place, if it had one."""
+        group = self.group or get_current_placement_group()
+        if group is None or (self.group is not None and number >= group.bundle_count):
+            return self.berth.host()
+        return self.berth.host(PlacementGroupSchedulingStrategy(group))
 
     def close(self) -> None:
         """Ends the hosts and gives their places back."""
@@ -130,9 +140,16 @@ class Crew:
                 remove_placement_group(self.group)
 
 
-def _shares_in(group: PlacementGroup) -> dict[str, float]:
-    """What each host gets of the places that were brought along: the second is the first host's."""
-    place = group.bundle_specs[1]
+def _hosts_in(group: PlacementGroup, berth: Berth, *, first: int, count: int) -> list[Any]:
+    """So many hosts, each in a place of its own, from the place `first` on."""
+    return [
+        berth.host(PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place))
+        for place in range(first, first + count)
+    ]
+
+
+def _shares_in(place: Mapping[str, float]) -> dict[str, float]:
+    """What a host gets of a place that was brought along."""
     shares = {"num_cpus": float(place.get("CPU", 0.0))}
     return shares | ({"num_gpus": float(place["GPU"])} if "GPU" in place else {})
 
@@ -148,8 +165,8 @@ def shares_of(nodes: Sequence[Mapping[str, float]], *, hosts: int, gpus: float) 
     Raises:
         ClusterError: the cluster has no CPU for them.
     """
-    fit = [node for node in nodes if not gpus or node.get("GPU", 0.0)]
-    cpus = share_of([node.get("CPU", 0.0) for node in fit], hosts)
+    room = [room_for(gpus, node.get("GPU", 0.0)) for node in nodes] if gpus else None
+    cpus = share_of([node.get("CPU", 0.0) for node in nodes], hosts, room=room)
     if not cpus:
         raise ClusterError(
             "the cluster has no CPU for hosts: start it with --num-cpus or add nodes"
@@ -169,7 +186,7 @@ def gpu_part(found: Footprint, have: Sequence[float], *, hosts: int) -> float:
         ClusterError: they do not all fit.
     """
     part = found.part
-    fit = sum(int(gpus) for gpus in have) * (PARTS // round(PARTS * part))  # none is on two GPUs
+    fit = sum(room_for(part, gpus) for gpus in have)
     if part > 1 or fit < hosts:
         raise ClusterError(
             f"a host needs {(found.context + found.held) / 2**30:.1f} GiB of a GPU's "
@@ -184,15 +201,26 @@ def gpu_of(experiment: Experiment) -> str:
     return experiment.plan.device if experiment.plan.plan.on_gpu else ""
 
 
-def share_of(nodes: Sequence[float], hosts: int) -> float:
+def room_for(part: float, gpus: float) -> int:
+    """How many hosts that each get a part of a GPU find a place on so many: none is on two."""
+    return int(gpus) * (PARTS // round(PARTS * part))
+
+
+def share_of(nodes: Sequence[float], hosts: int, *, room: Sequence[int] | None = None) -> float:
     """What each of so many hosts gets of something, in hundredths; one at the most.
 
     It is the largest share of which so many fit on the nodes, none of them on two: of 1 and 2 CPUs
-    four hosts get .5 each, where .75 would leave one of them without a place. None at all is 0.
+    four hosts get .66 each, where .75 would leave one of them without a place. 0: they do not fit.
 
     Args:
         nodes: how much of it each node has.
         hosts: how many.
+        room: how many each node has room for otherwise.
     """
-    fits = [sum(int(PARTS * have + 1e-6) // part for have in nodes) for part in range(1, PARTS + 1)]
-    return max((part for part, fit in enumerate(fits, 1) if fit >= hosts), default=0) / PARTS
+    most = [hosts] * len(nodes) if room is None else room
+
+    def fit(part: int) -> int:
+        held = zip(nodes, most, strict=True)
+        return sum(min(limit, int(PARTS * have + 1e-6) // part) for have, limit in held)
+
+    return max((part for part in range(1, PARTS + 1) if fit(part) >= hosts), default=0) / PARTS

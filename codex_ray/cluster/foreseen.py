@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from codex_ray.assembly import assemble
-from codex_ray.cluster.crew import share_of
+from codex_ray.cluster.crew import room_for, share_of
 from codex_ray.cluster.node_facts import NodeFacts
 from codex_ray.experiment import Experiment
 
@@ -23,7 +23,7 @@ class Foreseen:
     Attributes:
         hosts: Ray actors that carry the clients.
         cpus: the share of each.
-        gpus: the same.
+        gpus: the same, at the most: a run measures first what one needs of a GPU.
         room: by node, hosts that fit on it by these shares.
         clients: that a host trains in a round, on average.
         broadcast: bytes that go to every node in a round.
@@ -51,11 +51,12 @@ class Foreseen:
         cohort = experiment.federation.sampler.expected(population)
         clients = math.ceil(cohort / max(1, hosts))
         word = 4 if assembled.codec.bits <= 32 else 8
-        cpus = share_of([node.cpus for node in nodes], reserved) if hosts else 0.0
         have = [node.gpus for node in nodes]
         device = experiment.plan.device
         wanted = device.startswith("cuda") or (device == "auto" and any(have))
         gpus = share_of(have, reserved) if hosts and wanted else 0.0
+        places = [room_for(gpus, count) for count in have] if gpus else None
+        cpus = share_of([node.cpus for node in nodes], reserved, room=places) if hosts else 0.0
         room = tuple((node.address, _room(node, cpus=cpus, gpus=gpus)) for node in nodes)
         host_bytes = PROCESS + size * (4 + clients * word)
         found = cls(hosts, cpus, gpus, room, clients, 4 * size, host_bytes, ())
@@ -70,16 +71,12 @@ class Foreseen:
         if not self.hosts:
             return ["cluster.hosts is 0, which runs without Ray: set it to the hosts that you want"]
         problems = []
-        if not self.cpus:
+        if not any(node.cpus for node in nodes):
             problems.append("no node has a CPU for hosts: add nodes, or start one with --num-cpus")
+        elif not self.cpus:
+            problems.append(f"{self.hosts} hosts do not fit: lower cluster.hosts, or add nodes")
         if on_gpu and not self.gpus:
             problems.append("the plan trains on a GPU, and no node has one: set plan.device cpu")
-        fitting = sum(room for _, room in self.room)
-        if self.cpus and fitting < self.hosts:
-            problems.append(
-                f"only {fitting} of {self.hosts} hosts fit: lower cluster.hosts to {fitting}, or "
-                "add nodes"
-            )
         for node, (_, room) in zip(nodes, self.room, strict=True):
             if node.store and room and self.broadcast > node.store / 2:
                 problems.append(

@@ -148,6 +148,11 @@ class Staffed(Transport, Protocol):
         """Their handles, in their order."""
         ...
 
+    @property
+    def places(self) -> Mapping[int, int]:
+        """On which of them each client of the attempt under way is."""
+        ...
+
     def wait(self) -> None:
         """Returns when all of them are there."""
         ...

@@ -8,6 +8,7 @@ assignment gives the same updates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -79,7 +80,10 @@ class Pool:
     def __init__(
         self, clients: Sequence[ClientId], costs: Costs, *, hosts: int, together: int = 1
     ) -> None:
-        """All of them; `together` is how many a host trains in one program."""
+        """All of them; `together` is how many a host trains in one program, if there are enough.
+
+        Of a small cohort every host gets its part, and no more is lost with one of them.
+        """
         everyone = np.array(clients, dtype=np.int64)
         worth = costs.of(everyone)
         order = np.lexsort((everyone, -worth))
@@ -87,7 +91,7 @@ class Pool:
         self._worth: list[float] = worth[order].tolist()
         self._at = 0
         self._hosts = hosts
-        self._together = together
+        self._together = min(together, max(1, math.ceil(len(clients) / hosts)))
         self._left = sum(self._worth)
         least = self._left / hosts
         self._least = min(LEAST, least) if costs.timed else least / UNTIMED

@@ -70,7 +70,7 @@ class RollCall:
         hosts: Sequence[Any],
         *,
         term: int = 0,
-        another: Callable[[], Any] | None = None,
+        another: Callable[[int], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """All of them are away until they are looked for.
@@ -78,7 +78,7 @@ class RollCall:
         Args:
             hosts: the actors.
             term: which coordinator of the run this is, from 0.
-            another: starts a new host; None, where there are no others.
+            another: starts a new host under a number; None, where there are no others.
             clock: tells seconds.
         """
         self._entries = [_Entry(actor, ticket=term * TICKETS) for actor in hosts]
@@ -181,7 +181,7 @@ class RollCall:
         with suppress(RayError):
             ray.kill(entry.actor, no_restart=True)
         LOG.warning("host %d keeps failing: another takes its place", number)
-        entry.actor, entry.losses, entry.asked, entry.again = self._another(), 0, None, 0.0
+        entry.actor, entry.losses, entry.asked, entry.again = self._another(number), 0, None, 0.0
 
     def wait(self, *, at_least: int, deadline: float) -> list[int]:
         """Returns those that came, when so many hosts are present.

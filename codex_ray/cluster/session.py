@@ -38,6 +38,10 @@ REPLACED: Final = 3
 """Coordinators that may be lost one after the other, with no round done in between."""
 
 
+class _Silent(Exception):  # noqa: N818  # a coordinator that is lost as if it had died
+    """A coordinator does not answer."""
+
+
 @contextmanager
 def ray_session(
     address: str,
@@ -134,16 +138,16 @@ def ray_rounds(
                             told, lost = result.round, 0
                             yield result
                     return
-            except RayActorError as error:
+            except (RayActorError, _Silent) as error:
                 lost, term = lost + 1, term + 1
+                cause = cause_of(error) if isinstance(error, RayActorError) else error
                 if lost > REPLACED:
                     raise ClusterError(
-                        f"{lost} coordinators were lost one after the other ({cause_of(error)}): "
+                        f"{lost} coordinators were lost one after the other ({cause}): "
                         f"codex-ray run --resume {directory.path}"
                     ) from error
                 LOG.warning(
-                    "the coordinator was lost (%s): another goes on from its last checkpoint",
-                    cause_of(error),
+                    "the coordinator was lost (%s): another goes on from its last checkpoint", cause
                 )
 
 
@@ -153,7 +157,7 @@ def _rounds_of_one(
     """The same from one coordinator, who begins with the last round that is persisted.
 
     Raises:
-        RayActorError: it is lost.
+        RayActorError, _Silent: it is lost.
         CodexRayError: whatever ends the run.
     """
     coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
@@ -166,6 +170,8 @@ def _rounds_of_one(
         while True:
             while not ray.wait([stream], timeout=asking.pause)[0]:
                 asking.ask(coordinator)
+                if asking.silence > experiment.cluster.deadline:
+                    raise _Silent(f"no answer for {experiment.cluster.deadline:g} s")
             ref = next(stream, None)
             if ref is None:
                 return
@@ -176,5 +182,5 @@ def _rounds_of_one(
     except RayError as error:
         raise cause_of(error) from error
     finally:
-        asking.close()
         ray.kill(coordinator)
+        asking.close()

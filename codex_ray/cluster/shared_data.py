@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
@@ -19,6 +19,8 @@ from codex_ray.data.kept import keeping, name_of
 if TYPE_CHECKING:
     from codex_ray.experiment import Experiment
 
+FETCHING: Final = 600.0
+"""Seconds until data that another node has must have come."""
 _TOLD: ContextVar[Mapping[str, Any] | None] = ContextVar("told", default=None)
 
 
@@ -30,7 +32,8 @@ def told_of(references: Mapping[str, Any]) -> Iterator[None]:
         references: to plain arrays, as `FlatDataset.arrays` gives them.
     """
     token = _TOLD.set(references)
-    opened = {name: FlatDataset.from_arrays(ray.get(where)) for name, where in references.items()}
+    arrays = ray.get(list(references.values()), timeout=FETCHING)
+    opened = dict(zip(references, map(FlatDataset.from_arrays, arrays), strict=True))
     try:
         with keeping(opened):
             yield

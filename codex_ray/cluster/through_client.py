@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import ray
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.coordinator import read_round
@@ -100,14 +100,20 @@ def run_there(
             heard, ended = 0, False
             while not ended:
                 ended = bool(ray.wait([done], timeout=LOOK)[0])
-                for line in ray.get(driver.told.remote(heard)):
+                for line in ray.get(driver.told.remote(heard), timeout=cluster.deadline):
                     heard += 1
                     if watch is not None:
                         watch(read_round(line) if line else None)
             where = ray.get(done)
             key = X25519PrivateKey.generate()
             reader = key.public_key().public_bytes_raw()
-            unpack(ray.get(driver.packed.remote(where, reader)), out, key)
+            text = ray.get(driver.packed.remote(where, reader), timeout=cluster.deadline)
+            unpack(text, out, key)
+        except GetTimeoutError:
+            raise ClusterError(
+                f"nothing came from the driver on the cluster for {cluster.deadline:g} s: its run "
+                f"is on its node, in ~/{THERE}/{name}: raise cluster.deadline"
+            ) from None
         except RayActorError as error:
             raise ClusterError(
                 f"the driver on the cluster was lost ({cause_of(error)}): go on there, from one of "

@@ -49,6 +49,7 @@ class _Trip:
         done: for each host, chunks of the pool that it has trained in this trip.
         inbox: the replies that came.
         lost: clients who were not heard because their host is gone.
+        asked_again: whether clients who have sent their summand along still have something to say.
     """
 
     stage: Stage
@@ -62,6 +63,7 @@ class _Trip:
     done: dict[int, list[Chunk]] = field(default_factory=dict)
     inbox: dict[ClientId, bytes] = field(default_factory=dict)
     lost: set[ClientId] = field(default_factory=set)
+    asked_again: bool = False
 
     def next_for(self, host: int) -> Chunk:
         """The chunk that the host is to do next, taken off; empty when there is none for it."""
@@ -88,8 +90,13 @@ class _Trip:
             raise HostLost(reason)
         self.lost |= clients
 
-    def without(self, chunk: Chunk, reason: str) -> None:
+    def without(self, chunk: Chunk, reason: str, *, begun: bool = True) -> None:
         """Has others do a chunk that was out on a host when it was lost.
+
+        Args:
+            chunk: of clients.
+            reason: why the host is lost.
+            begun: whether the host may have begun with it, and be lost because of it.
 
         Raises:
             ClusterError: too many hosts were lost over this chunk.
@@ -98,7 +105,7 @@ class _Trip:
         if self.pool is None:
             self.go_without(set(chunk), reason)
             return
-        self.tries[chunk] = self.tries.get(chunk, 0) + 1
+        self.tries[chunk] = self.tries.get(chunk, 0) + begun
         if self.tries[chunk] >= TRIES:
             raise ClusterError(
                 f"{TRIES} hosts were lost over clients {chunk[0]} to {chunk[-1]} ({reason}): do "
@@ -109,16 +116,29 @@ class _Trip:
     def undo(self, host: int) -> None:
         """Has others train whom only a lost host knew the rest of.
 
+        Raises:
+            HostLost: the round has to start over.
+        """
+        for earlier in self.done.pop(host, []):
+            self.undo_chunk(earlier, f"host {host} is gone")
+
+    def undo_chunk(self, chunk: Chunk, reason: str) -> None:
+        """Has others train those of a chunk who are not done, as its host is gone.
+
         A client that has sent its summand along is done: another one of this attempt would be a
         second release. One that has only said that it is trained has its keys and its update
         there, and starts over elsewhere.
+
+        Raises:
+            HostLost: somebody who is done is still to be asked something.
         """
-        for earlier in self.done.pop(host, []):
-            undone = tuple(c for c in earlier if _only_trained(self.inbox.get(c)))
-            for client in undone:
-                del self.inbox[client]
-            if undone:
-                self.again.append(undone)
+        undone = tuple(c for c in chunk if _only_trained(self.inbox.get(c)))
+        if self.asked_again and any(c in self.inbox and c not in undone for c in chunk):
+            raise HostLost(f"{reason}, and its clients are still to be asked")
+        for client in undone:
+            del self.inbox[client]
+        if undone:
+            self.again.append(undone)
 
 
 def _only_trained(reply: bytes | None) -> bool:
@@ -148,7 +168,8 @@ class RayTransport:
         costs: Costs | None = None,
         together: int = 1,
         term: int = 0,
-        another: Callable[[], Any] | None = None,
+        another: Callable[[int], Any] | None = None,
+        asked_again: bool = False,
     ) -> None:
         """A seam to those actors; `wait` has to be called before the first exchange.
 
@@ -159,13 +180,16 @@ class RayTransport:
             costs: what is known of the time that clients take; nothing, if it is left out.
             together: how many clients a host trains in one program.
             term: which coordinator of the run this is, from 0.
-            another: starts a host in place of one that keeps failing.
+            another: starts a host in place of one that keeps failing, by its number.
+            asked_again: whether a client that sends its summand along with its training is asked
+                something more in the round.
         """
         self._hosts = RollCall(hosts, term=term, another=another)
         self._pinned = population <= len(hosts)
         self._deadline = deadline
         self._costs = costs or Costs(population)
         self._together = together
+        self._asked_again = asked_again
         self._place: dict[ClientId, int] = {}
         self._warm: set[int] = set()
         self._trip: _Trip | None = None
@@ -228,7 +252,7 @@ class RayTransport:
                 heard = time.monotonic()
             for ref in done:
                 self._receive(ref, trip)
-            if self._hosts.away and self._hosts.look():
+            if (self._hosts.away and self._hosts.look()) or trip.again:
                 self._fill(trip)
         self.lost = frozenset(trip.lost)
         return trip.inbox
@@ -249,10 +273,17 @@ class RayTransport:
         """The exchange before anything is out: whoever is not bound to a host is in the pool."""
         stage = kind_of(next(iter(outbox.values()))).stage
         clients = sorted(outbox)
-        trip = _Trip(stage, outbox, _shared(outbox), [deque() for _ in range(self.width)])
+        if stage is Stage.TRAIN:  # they may all have been lost when it was too late to try again
+            wanted = self.width if self._pinned else 1
+            self._hosts.wait(at_least=wanted, deadline=self._deadline)
+        trip = _Trip(
+            stage,
+            outbox,
+            _shared(outbox),
+            [deque() for _ in range(self.width)],
+            asked_again=self._asked_again,
+        )
         if stage is Stage.TRAIN and not self._pinned:
-            if self._hosts.away:
-                self._hosts.look()
             hosts = max(1, len(self._hosts.present))
             trip.pool = Pool(clients, self._costs, hosts=hosts, together=self._together)
             return trip
@@ -302,9 +333,14 @@ class RayTransport:
                 raise cause from error
             if ticket == self._hosts.ticket(host):
                 self._lose(host, trip, str(cause))
-            trip.without(chunk, f"host {host}: {cause}")
+            begun = "is restarting" not in str(error)
+            trip.without(chunk, f"host {host}: {cause}", begun=begun)
             return
         trip.take(parcel)
+        if ticket != self._hosts.ticket(host):  # it was lost while this was on its way
+            if trip.pool is not None:
+                trip.undo_chunk(chunk, f"host {host} is gone")
+            return
         self._hosts.did(host)
         if trip.pool is not None:
             trip.done.setdefault(host, []).append(chunk)
@@ -313,13 +349,13 @@ class RayTransport:
         self._warm.add(host)  # its first chunk took what it took to warm up
         self._submit(host, trip)
 
-    def _lose(self, host: int, trip: _Trip, cause: str, *, hung: bool = False) -> None:
+    def _lose(self, host: int, trip: _Trip, cause: str) -> None:
         """Does without a host, as far as that can be.
 
         Raises:
             HostLost: it cannot.
         """
-        (self._hosts.hung if hung else self._hosts.lost)(host, cause)
+        self._hosts.lost(host, cause)
         self._warm.discard(host)
         trip.undo(host)
         self._abandon(host, trip, cause)
@@ -339,7 +375,9 @@ class RayTransport:
         reason = f"hosts {silent} gave no answer for {self._deadline:g} s"
         waiting, trip.waiting = trip.waiting, {}
         for host in silent:
-            self._lose(host, trip, reason, hung=True)
+            self._hosts.hung(host, reason)
+        for host in silent:
+            self._lose(host, trip, reason)
         for _, _, chunk in waiting.values():
             trip.without(chunk, reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -27,11 +28,17 @@ class Asking:
         """Tells of it in a run directory."""
         self._directory = directory
         self._asked: Any = None
+        self._since = 0.0
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the question that the coordinator has not answered."""
+        return 0.0 if self._asked is None else time.monotonic() - self._since
 
     def ask(self, coordinator: Any) -> None:
         """Asks, and tells what was answered; a coordinator that is lost gives no answer."""
         if self._asked is None:
-            self._asked = coordinator.status.remote()
+            self._asked, self._since = coordinator.status.remote(), time.monotonic()
         if not ray.wait([self._asked], timeout=PATIENCE)[0]:
             return
         answer, self._asked = self._asked, None

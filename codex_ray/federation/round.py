@@ -296,7 +296,8 @@ class Round:
 
     def debug_figures(self, trace: RoundTrace) -> dict[str, float]:
         """Over the simulator's own channel: norms, and what was clipped. Outside the guarantee."""
-        asked = {client: DebugRequest().to_frame() for client in trace.cohort}
+        trained = [one for one in trace.cohort if trace.silent.get(one) is not Stage.TRAIN]
+        asked = {client: DebugRequest().to_frame() for client in trained}
         frames = self.transport.exchange(asked).values()
         figures = [DebugReport.from_frame(frame).figures for frame in frames]
         if not figures:

@@ -85,7 +85,9 @@ class Run:
         attempt. Where noise cannot be replayed, every attempt pays, and its worst case is persisted
         before anything is asked of anyone: what a killed attempt has shown is shown.
         """
-        for attempt in range(self.attempts):
+        # A number that an attempt of a process that was killed may have had is not used again.
+        first = 0 if self.replayable else len(state.totals.unsettled)
+        for attempt in range(first, first + self.attempts):
             started = time.perf_counter()
             cohort = self.round.sample(state)
             reserved = self.round.reserve(state, cohort)
@@ -102,7 +104,7 @@ class Run:
                 LOG.warning(
                     "attempt %d at round %d failed: %s", attempt, state.round, lost, extra=where
                 )
-                if attempt + 1 == self.attempts:
+                if attempt + 1 == first + self.attempts:
                     raise
                 state = state if self.replayable else reserved
                 self.round.transport.recover()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,4 +87,5 @@ class Underway:
 
 def over(directory: Path) -> None:
     """Nothing is under way in a run directory any more."""
-    (directory / NAME).unlink(missing_ok=True)
+    with suppress(OSError):  # of a disk that takes nothing any more; it is stale in a moment
+        (directory / NAME).unlink(missing_ok=True)

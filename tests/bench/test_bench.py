@@ -81,6 +81,7 @@ def test_processes_are_seen() -> None:
         held[::4096] = b"x" * len(held[::4096])
         now = memory()
     assert os.getpid() in family()
-    assert peak.bytes >= now > 60_000_000
+    # The two looks are not at one moment: a few pages come and go in between.
+    assert peak.bytes + 1_000_000 >= now > 60_000_000
     assert cpu_seconds() >= before
     del held

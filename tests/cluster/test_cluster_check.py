@@ -78,9 +78,12 @@ def test_hosts_that_do_not_fit_are_told_before_they_would_wait_for_ever(
     devices: dict[str, Any], node: NodeFacts
 ) -> None:
     one = replace(node, cpus=1)
-    # Two nodes of one CPU each: the share of three hosts is 0.66, and only one fits on each.
+    # Two nodes of one CPU each: .66 is what there is for each of three hosts, and one fits on each.
     found = placed(devices, 3, one, replace(one, address="10.0.0.2"))
-    assert found.problems == ("only 2 of 3 hosts fit: lower cluster.hosts to 2, or add nodes",)
+    assert (found.cpus, dict(found.room)) == (0.5, {"10.0.0.1": 2, "10.0.0.2": 2})
+    assert found.problems == ()
+    found = placed(devices, 20, replace(node, cpus=0.1))
+    assert found.problems == ("20 hosts do not fit: lower cluster.hosts, or add nodes",)
     head = replace(node, cpus=0)
     assert "no node has a CPU" in placed(devices, 2, head).problems[0]
     assert placed(devices, 2, head, node).room == (("10.0.0.1", 0), ("10.0.0.1", 8))
@@ -90,6 +93,9 @@ def test_hosts_that_do_not_fit_are_told_before_they_would_wait_for_ever(
     assert "no node has one: set plan.device" in placed(on_gpu, 1, node).problems[0]
     shared = placed(on_gpu, 2, replace(node, gpus=1))
     assert (shared.gpus, dict(shared.room)) == (0.5, {"10.0.0.1": 2})  # eight by its CPUs
+    # Two fit on each GPU, so the node of one CPU has to carry two, and not one with a whole CPU.
+    both = placed(on_gpu, 4, replace(one, gpus=1), replace(node, gpus=1, address="10.0.0.2"))
+    assert (both.cpus, both.gpus, both.problems) == (0.5, 0.5, ())
     assert "cluster.hosts is 0" in placed(devices, 0, node).problems[0]
 
 

@@ -68,6 +68,12 @@ GIB = 2**30
 SEEN = Footprint(context=GIB // 2, held=3 * GIB, total=16 * GIB)
 
 
+def test_a_share_leaves_room_where_gpus_are() -> None:
+    assert share_of([1, 8], 4, room=[2, 2]) == 0.5
+    assert share_of([8, 0.5], 3, room=[0, 4]) == pytest.approx(0.16)
+    assert share_of([8], 3, room=[2]) == 0.0
+
+
 def test_a_part_holds_the_context_and_what_was_held_with_some_to_spare() -> None:
     assert SEEN.part == pytest.approx(0.27)  # (.5 + 1.25 x 3) / 16 is .2656
     assert SEEN.limit(SEEN.part) == pytest.approx(0.27 - 0.5 / 16)

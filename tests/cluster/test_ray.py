@@ -182,7 +182,7 @@ def test_coordinators_that_die_without_a_round_end_the_run(
 ) -> None:
     begun: list[int] = []
 
-    def dying(*_: object) -> Generator[None, None, None]:
+    def dying(*_: object, **__: object) -> Generator[None, None, None]:
         begun.append(1)
         yield None
         raise RayActorError()

@@ -14,12 +14,14 @@ import pytest
 import ray
 
 from codex_ray.cluster.hosts import CarrierServer
+from codex_ray.cluster.packing import Costs, Pool
 from codex_ray.cluster.roll_call import LOSSES, REPLACED, TICKETS, RollCall
-from codex_ray.cluster.transport import RayTransport
+from codex_ray.cluster.transport import RayTransport, _Trip
 from codex_ray.errors import ClusterError, DataError, HostLost
-from codex_ray.federation.messages import Trained, TrainTask
+from codex_ray.federation.messages import Enrolled, Trained, TrainTask
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Frames
+from codex_ray.types import Stage
 from codex_ray.wire import read_frame
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -129,7 +131,7 @@ def test_a_host_that_is_lost_comes_back_on_another_ticket(start: Callable[..., A
 
 
 def test_another_takes_the_place_of_a_host_that_keeps_failing(start: Callable[..., Any]) -> None:
-    roll = RollCall([start()], another=start)
+    roll = RollCall([start()], another=lambda _: start())
     first = roll.actor(0)
     for _ in range(LOSSES - 1):
         roll.wait(at_least=1, deadline=NEEDED)
@@ -147,7 +149,7 @@ def test_another_takes_the_place_of_a_host_that_keeps_failing(start: Callable[..
 
 
 def test_a_number_whose_hosts_all_fail_ends_the_run(start: Callable[..., Any]) -> None:
-    roll = RollCall([start()], another=start)
+    roll = RollCall([start()], another=lambda _: start())
     with pytest.raises(ClusterError, match="host 0 keeps dying: no memory"):
         for _ in range(LOSSES * (REPLACED + 1)):
             roll.wait(at_least=1, deadline=NEEDED)
@@ -155,7 +157,7 @@ def test_a_number_whose_hosts_all_fail_ends_the_run(start: Callable[..., Any]) -
 
 
 def test_a_host_that_ray_gives_up_is_replaced(start: Callable[..., Any]) -> None:
-    roll = RollCall([start(MortalActor)], another=start)
+    roll = RollCall([start(MortalActor)], another=lambda _: start())
     roll.wait(at_least=1, deadline=NEEDED)
     mortal = roll.actor(0)
     kill(mortal)
@@ -168,7 +170,7 @@ def test_a_host_that_cannot_be_built_says_why(start: Callable[..., Any]) -> None
     with pytest.raises(
         ClusterError, match=r"host 0 cannot be built: DataError: client 3: has no file"
     ):
-        RollCall([start(fails=True)], another=start).wait(at_least=1, deadline=NEEDED)
+        RollCall([start(fails=True)], another=lambda _: start()).wait(at_least=1, deadline=NEEDED)
 
 
 @pytest.mark.parametrize("deadly", [[39], [0, 20, 39]])
@@ -222,3 +224,28 @@ def test_a_run_with_no_place_for_its_hosts_says_what_the_cluster_has() -> None:
     with pytest.raises(ClusterError, match=r"host 0 did not start within 0\.5 s.*2 CPUs"):
         transport.wait()
     ray.kill(nowhere)
+
+
+def test_a_round_does_not_begin_while_no_host_is_there(start: Callable[..., Any]) -> None:
+    """All were lost when it was too late to try again: the next round waits, and asks everyone."""
+    transport = RayTransport([start()], population=9, deadline=NEEDED)
+    transport.wait()
+    kill(transport.hosts[0])
+    transport._hosts.lost(0, "killed")
+    assert len(transport.exchange(dict.fromkeys(range(9), task(1)))) == 9
+
+
+def test_who_is_done_is_kept_unless_the_round_still_asks_something() -> None:
+    """A summand that came is not asked for twice; who has to be asked again starts over."""
+    done, trained = Enrolled().to_frame(), Trained(b"").to_frame()
+    for asked_again in (False, True):
+        trip = _Trip(Stage.TRAIN, {}, None, [], pool=Pool([], Costs(4), hosts=1))
+        trip.asked_again = asked_again
+        trip.inbox = {0: done, 1: trained, 2: trained}
+        trip.done = {0: [(0, 1)], 1: [(2,)]}
+        if asked_again:
+            with pytest.raises(HostLost, match="host 0 is gone, and its clients are still to be"):
+                trip.undo(0)
+        else:
+            trip.undo(0)
+            assert list(trip.again) == [(1,)] and trip.inbox == {0: done, 2: trained}

@@ -21,7 +21,7 @@ from codex_ray.randomness import Randomness
 from codex_ray.secagg import prg
 from codex_ray.secagg.messages import MaskedInput, SummandRequest
 from codex_ray.types import ClientId, Stage
-from codex_ray.wire import Frame, kind_of
+from codex_ray.wire import Frame, kind_of, read_frame
 
 
 @dataclass
@@ -348,6 +348,88 @@ def test_what_a_killed_attempt_has_shown_is_paid_for(silos, seed) -> None:
     # Six clients: reserved, reserved again on top of the lost attempt, settled.
     assert paid == ([6] if seed is not None else [6, 12, 12])
     assert state.round == 1
+
+
+class Watching(Dying):
+    """One that also keeps what went over it: (attempt, stage, frames out, frames back)."""
+
+    def __init__(self, make: Any, stage: Stage, times: int) -> None:
+        super().__init__(make, stage, times)
+        self.attempts: list[int] = []
+        self.trips: list[tuple[int, Stage, dict[ClientId, bytes]]] = []
+
+    def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
+        first = next(iter(outbox.values()))
+        stage = kind_of(first).stage
+        if stage is Stage.TRAIN:
+            task = read_frame(first)
+            assert isinstance(task, TrainTask)
+            self.attempts.append(task.attempt)
+        inbox = super().exchange(outbox)
+        self.trips.append((self.attempts[-1], stage, inbox))
+        return inbox
+
+
+@pytest.mark.parametrize("seed", [1, None])
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage <= Stage.UNMASK])
+def test_two_attempts_of_one_round_show_nothing_between_them(silos, stage, seed) -> None:
+    """Whatever is lost when: one attempt alone is opened, and masks of two have nothing in common.
+
+    The same client's masked inputs of two attempts would tell its summands apart if they were
+    masked alike; and if they were not, but both attempts were opened, so would the two sums.
+    """
+    silos["federation"]["dropouts"] = {}
+    silos["federation"]["protocol"] = {"kind": "secagg_plus", "adversary": "malicious"}
+    assembled = assemble(experiment_from(silos | {"seed": seed}))
+    watching = Watching(lambda: assembled.host(fold=False), stage, 2)
+    run = Run(
+        round=assembled.round(watching),
+        rounds=1,
+        evaluate=assembled.evaluate,
+        evaluate_every=1,
+        journal=Forgetting(),
+        replayable=seed is not None,
+    )
+    ((_, result),) = list(run.results(assembled.first_state()))
+    assert watching.attempts == [0, 1, 2] and result.attempts == 3
+    opened = {attempt for attempt, at, _ in watching.trips if at is Stage.UNMASK}
+    assert opened == {2}
+    masked = {
+        attempt: {one: MaskedInput.from_frame(frame).words for one, frame in inbox.items()}
+        for attempt, at, inbox in watching.trips
+        if at is Stage.MASKED_INPUT
+    }
+    for earlier in masked.keys() - {2}:
+        for client, words in masked[2].items():
+            # A difference of summands would be 0, or small; a difference of masks is neither.
+            apart = (words - masked[earlier][client]).view(np.int32).astype(np.int64)
+            assert np.mean(np.abs(apart) > 2**24) > 0.5
+
+
+def test_a_number_that_a_killed_attempt_may_have_had_is_not_used_again(silos) -> None:
+    """A process is killed in an unseeded round; the next one begins where its attempts ended."""
+    silos["federation"]["dropouts"] = {}
+    assembled = assemble(experiment_from(silos | {"seed": None}))
+
+    def run(transport: Any, journal: Any, attempts: int) -> Run:
+        return Run(
+            round=assembled.round(transport),
+            rounds=1,
+            evaluate=assembled.evaluate,
+            evaluate_every=1,
+            journal=journal,
+            replayable=False,
+            attempts=attempts,
+        )
+
+    journal = Keeping()
+    killed = Watching(assembled.host, Stage.SHARE_KEYS, 2)
+    with pytest.raises(HostLost):
+        list(run(killed, journal, 2).results(assembled.first_state()))
+    later = Watching(assembled.host, Stage.SHARE_KEYS, 0)
+    ((state, result),) = list(run(later, Forgetting(), 2).results(journal.states[-1]))
+    assert killed.attempts == [0, 1] and later.attempts == [2]
+    assert result.attempts == 3 and state.round == 1
 
 
 def test_a_run_killed_between_persisting_a_round_and_telling_of_it_tells_of_it_later(silos) -> None:
