@@ -4,8 +4,9 @@
 # make test-all     the tests, with the slow ones
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that have the tests among them: one a core, but each takes a gigabyte.
-WORKERS ?= logical --maxprocesses 8
+# Processes that have the tests among them: one more than there are cores, because tests on Ray wait
+# much of their time; but each takes a gigabyte.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
 
 .PHONY: quickstart test test-all check setup clean
 

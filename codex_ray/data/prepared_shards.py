@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-from pyarrow import parquet
 
 from codex_ray.data.in_memory import check_client
 from codex_ray.data.prepared_manifest import (
@@ -26,6 +24,9 @@ from codex_ray.data.prepared_manifest import (
 )
 from codex_ray.errors import DataError
 from codex_ray.types import ClientId
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class PreparedShards:
         check_client(client, len(self.manifest.shards))
         shard = self.manifest.shards[client]
         content = read_vouched(self.folder / shard.file, shard.sha256)
+        import pyarrow as pa  # a host with other data does without
+        from pyarrow import parquet
+
         try:
             table = parquet.read_table(pa.BufferReader(content), use_threads=False)
         except pa.ArrowException as error:

@@ -15,8 +15,8 @@ from codex_ray.config import experiment_from, resolved
 from codex_ray.threads import TABLES
 
 HEAVY = (
-    "dp_accounting", "matplotlib", "opacus", "pandas", "rich", "scipy.optimize", "scipy.signal",
-    "scipy.stats", "sklearn", "sympy", "tensorboard", "torch._dynamo", "torch._inductor",
+    "dp_accounting", "fsspec", "matplotlib", "opacus", "pandas", "pyarrow", "rich",
+    "scipy.optimize", "scipy.signal", "scipy.stats", "sklearn", "sympy", "tensorboard", "torch._dynamo", "torch._inductor",
     *sorted(TABLES),
 )  # fmt: skip
 SOONER = ("torch", "scipy", "matplotlib", "tensorboard", "dp_accounting")
