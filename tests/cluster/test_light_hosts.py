@@ -16,7 +16,8 @@ from codex_ray.threads import TABLES
 
 HEAVY = (
     "dp_accounting", "fsspec", "matplotlib", "opacus", "pandas", "pyarrow", "rich",
-    "scipy.optimize", "scipy.signal", "scipy.stats", "sklearn", "sympy", "tensorboard", "torch._dynamo", "torch._inductor",
+    "scipy.optimize", "scipy.signal", "scipy.stats", "sklearn", "sympy", "tensorboard",
+    "torch._dynamo", "torch._inductor",
     *sorted(TABLES),
 )  # fmt: skip
 SOONER = ("torch", "scipy", "matplotlib", "tensorboard", "dp_accounting")
