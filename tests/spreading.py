@@ -10,11 +10,15 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = ("tests/cluster/", "tests/certifying/")
-"""Folders that stay in one process: two Rays at once would share the cores and the memory, and
+"""Folders that stay in one process: many Rays at once would share the cores and the memory, and
 finished runs that a whole folder reads would be made twice."""
+
+APART = tuple(f"tests/cluster/test_{name}.py" for name in ("ray", "roll_call", "sweep"))
+"""What does not stay with its folder: tests on Ray wait most of their time, so two at once do."""
 
 LONGEST = (
     "tests/cluster/",
+    APART[0],
     "tests/federation/test_runs.py",
     "tests/test_auditing.py",
     "tests/bench/test_bench.py",
@@ -37,6 +41,8 @@ the order decides nothing else, and a name that is missing costs some seconds.""
 def unit_of(test: str) -> str:
     """The file, or the folder, that a test stays together with."""
     file = test.split("::")[0]
+    if file in APART:
+        return APART[0]
     return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
 
