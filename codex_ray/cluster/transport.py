@@ -213,11 +213,12 @@ class RayTransport:
     def wait(self, *, at_least: int | None = None) -> None:
         """Returns when so many hosts are built and answer; all of them, if no number is given.
 
-        Those that come later are given work as soon as they do.
+        Those that come later are given work as soon as they do. Where each client has a host of its
+        own, all of them are needed, whatever the number.
 
         Raises:
             ClusterError: they are not, in time; the message says what the cluster has.
-            CodexRayError: a host cannot be built, for the reason that it gives.
+            ClusterError: a host cannot be built, for the reason that it gives.
         """
         wanted = len(self._hosts) if at_least is None or self._pinned else at_least
         self._hosts.wait(at_least=wanted, deadline=self._deadline)
@@ -274,8 +275,7 @@ class RayTransport:
         stage = kind_of(next(iter(outbox.values()))).stage
         clients = sorted(outbox)
         if stage is Stage.TRAIN:  # they may all have been lost when it was too late to try again
-            wanted = self.width if self._pinned else 1
-            self._hosts.wait(at_least=wanted, deadline=self._deadline)
+            self.wait(at_least=1)
         trip = _Trip(
             stage,
             outbox,
@@ -411,8 +411,7 @@ class RayTransport:
         """
         self._place.clear()
         self._warm.clear()
-        wanted = self.width if self._pinned else 1
-        self._hosts.wait(at_least=wanted, deadline=self._deadline)
+        self.wait(at_least=1)
 
     def close(self) -> None:
         """Ends the host actors."""
