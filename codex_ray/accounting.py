@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codex_ray.assembly import assemble, charges
+from codex_ray.assembly import assemble, charges, figures_event
 from codex_ray.consistency import check_budget
 from codex_ray.experiment import Experiment
 from codex_ray.privacy.events import event_in_words, flatten
@@ -32,7 +32,7 @@ def costs(experiment: Experiment) -> Iterator[Cost]:
     budget = experiment.budget.epsilon
     built = assemble(experiment)
     priced = built.charges
-    ledgers = [charge.ledger(built.ledger_delta) for charge in priced]
+    ledgers = [ledger.worst() for ledger in built.fresh_ledgers()]
     stopped, taken = False, 0
     for number in range(1, experiment.rounds + 1):
         found, over = [], False
@@ -59,6 +59,10 @@ def claims(experiment: Experiment) -> list[str]:
     """
     check_budget(experiment)
     found = []
+    if experiment.preparation.noise_multiplier is not None:
+        event = figures_event(experiment, assemble(experiment).dataset.population)
+        assert event is not None  # Noise makes a claim.
+        found.append(f"figures of the records cost {event_in_words(event)} once, before all rounds")
     for charge in charges(experiment):
         inner, count = flatten(charge.event(None))
         words = f"{count} x ({event_in_words(inner)})"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,12 +15,15 @@ from codex_ray.consistency import (
     check_budget,
     check_given,
     check_local_noise,
+    check_preparation,
     check_shared_step,
     check_side_data,
 )
 from codex_ray.data.dataset import FederatedDataset
 from codex_ray.data.kept import opened
+from codex_ray.data.prepared import PreparedData
 from codex_ray.data.python_factory import CheckedDataset
+from codex_ray.data.tables import CsvFiles
 from codex_ray.errors import ConfigError
 from codex_ray.experiment import Experiment
 from codex_ray.federation.charges import Charge
@@ -37,13 +41,18 @@ from codex_ray.learning.models import Model, given_model
 from codex_ray.learning.plans import REFERENCE
 from codex_ray.learning.trainers import LocalTraining, check_labels
 from codex_ray.learning.vectorised import VectorisedTraining
+from codex_ray.preparation.release import Release
 from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
 from codex_ray.privacy.correlated_noise import RELEASE
+from codex_ray.privacy.ledger import Ledger
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.randomness import Randomness, Stream, fresh_secret
 from codex_ray.types import word_type
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 CHECKED_CLIENTS = 100
 
@@ -69,8 +78,17 @@ class Assembled:
     codec: Codec
 
     def host(self, *, fold: bool = True) -> Host:
-        """A host that can carry any of the clients; it folds what is only ever added up."""
+        """A host that can carry any of the clients; it folds what is only ever added up.
+
+        Raises:
+            ConfigError: by what features are scaled is not settled.
+        """
         experiment = self.experiment
+        if experiment.preparation.unsettled:
+            raise ConfigError(
+                "data.prepare: the figures of all clients are found before round 0, by codex-ray "
+                "run, and this run has none: begin it anew"
+            )
         return Host(
             trainer=self.training(),
             mechanism=experiment.federation.mechanism,
@@ -96,15 +114,20 @@ class Assembled:
         )
 
     def settled(self, *, gpus: float) -> Assembled:
-        """The same with the plan chosen that every host, and a run that is resumed, goes by.
+        """The same with everything found out that every host, and a resumed run, goes by.
+
+        That is the plan, the card of prepared data, and the figures by which features are scaled.
+        All of it is in the configuration afterwards, so that nothing is released twice.
 
         Args:
             gpus: that the hosts have.
 
         Raises:
-            ConfigError: the plan's device is not there.
+            ConfigError: the plan's device is not there; figures cost more than the budget.
+            SumAborted: a client is not in a sum of figures.
         """
-        experiment = self.experiment
+        found = self._with_figures()
+        experiment = found.experiment
         if experiment.cluster.hosts and experiment.plan.device.startswith("cuda:"):
             raise ConfigError(
                 f"plan.device is {experiment.plan.device}, but Ray hosts get their GPUs from Ray: "
@@ -112,8 +135,39 @@ class Assembled:
             )
         cohort = experiment.federation.sampler.expected(self.dataset.population)
         updates = math.ceil(experiment.rounds * cohort / max(1, experiment.cluster.hosts))
-        plan = experiment.plan.settled(self._reference, updates=updates, gpus=gpus)
-        return replace(self, experiment=experiment.model_copy(update={"plan": plan}))
+        plan = experiment.plan.settled(found._reference, updates=updates, gpus=gpus)
+        return replace(found, experiment=experiment.model_copy(update={"plan": plan}))
+
+    def _with_figures(self) -> Assembled:
+        """The same with the card of prepared data, and the figures that features are scaled by."""
+        experiment, data = self.experiment, self.experiment.data
+        if isinstance(data, PreparedData):
+            data = data.settled()
+            experiment = experiment.model_copy(update={"data": data})
+        if not experiment.preparation.unsettled:
+            return replace(self, experiment=experiment)
+        assert isinstance(data, CsvFiles | PreparedData) and data.prepare is not None
+        self._check_figures()
+        release = release_of(experiment, self.dataset.population)
+        tables = data.tables(self.randomness.public)
+        statistics = release.statistics(tables, self.randomness)
+        prepare = data.prepare.model_copy(update={"statistics": statistics})
+        data = data.model_copy(update={"prepare": prepare})
+        return assemble(experiment.model_copy(update={"data": data}), self.given)
+
+    def _check_figures(self) -> None:
+        """Refuses to release figures that leave no budget to train with.
+
+        Raises:
+            ConfigError: they cost more than it.
+        """
+        budget = self.experiment.budget.epsilon
+        for ledger in self.fresh_ledgers():
+            if budget is not None and ledger.largest() > budget:
+                raise ConfigError(
+                    f"data.prepare.noise_multiplier: the figures alone cost epsilon "
+                    f"{ledger.largest():.4g}, and budget.epsilon is {budget:g}: raise it"
+                )
 
     def round(self, transport: Transport) -> Round:
         """The server's side of every round, over `transport` with the scenario's dropouts."""
@@ -184,6 +238,15 @@ class Assembled:
         """What is left of delta for what the rounds themselves cost."""
         return self.experiment.budget.delta - self.shortfall
 
+    def fresh_ledgers(self) -> list[Ledger]:
+        """The ledgers before round 0, in which figures that were released are paid for."""
+        return fresh_ledgers(
+            self.experiment,
+            self.charges,
+            delta=self.ledger_delta,
+            population=self.dataset.population,
+        )
+
     def first_state(self) -> ServerState:
         """The state before round 0."""
         seed = self.experiment.seed
@@ -197,7 +260,7 @@ class Assembled:
             round=0,
             params=self.initial,
             optimiser=self.experiment.federation.algorithm.init(len(self.initial)),
-            ledgers=[charge.ledger(self.ledger_delta) for charge in self.charges],
+            ledgers=self.fresh_ledgers(),
             mechanism=self.experiment.federation.mechanism.init(),
             plan=str(self.experiment.plan.plan),
         )
@@ -238,6 +301,7 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     check_budget(experiment)
     check_side_data(experiment)
     check_local_noise(experiment)
+    check_preparation(experiment)
     randomness = Randomness.of(experiment.seed)
     dataset = _opened(experiment, given, randomness)
     experiment.federation.check(
@@ -294,6 +358,40 @@ def _opened(experiment: Experiment, given: Given, randomness: Randomness) -> Fed
     if experiment.local_noise is None:
         return dataset
     return NoisedDataset(dataset, experiment.local_noise, randomness.secret)
+
+
+def release_of(experiment: Experiment, population: int) -> Release:
+    """How the figures of the experiment's records are found, and what that costs.
+
+    Without figures in the configuration the data are looked at, for how many columns they have.
+    """
+    asked, data = experiment.preparation, experiment.data
+    if asked.statistics is not None:
+        columns = len(asked.statistics.columns)
+    else:
+        assert isinstance(data, CsvFiles | PreparedData)  # Others release nothing.
+        columns = data.counted_columns()
+    return Release(asked, experiment.trainer, experiment.federation, population, columns)
+
+
+def figures_event(experiment: Experiment, population: int) -> DpEvent | None:
+    """What the release of figures costs whoever is in it; None where nothing is noised."""
+    if experiment.preparation.noise_multiplier is None:
+        return None
+    return release_of(experiment, population).event()
+
+
+def fresh_ledgers(
+    experiment: Experiment, charged: Sequence[Charge], *, delta: float, population: int
+) -> list[Ledger]:
+    """The ledgers of these charges before round 0: every client has paid for released figures."""
+    ledgers = [charge.ledger(delta) for charge in charged]
+    event = figures_event(experiment, population)
+    if event is not None:
+        everyone = tuple(range(population))
+        for charge, ledger in zip(charged, ledgers, strict=True):
+            ledger.charge(event, charge.holders(everyone))
+    return ledgers
 
 
 def charges(

@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from codex_ray.assembly import assemble, charges
+from codex_ray.assembly import assemble, charges, figures_event
 from codex_ray.errors import ConfigError, PrivacyError
 from codex_ray.experiment import Experiment
 from codex_ray.federation.charges import Charge
 from codex_ray.federation.federation import Federation
 from codex_ray.privacy.calibration import calibrate
 from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
-from codex_ray.privacy.events import Relation
+from codex_ray.privacy.events import Entries, Relation, flatten
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.privacy.noise_multiplier import AUTO
 
@@ -151,6 +151,15 @@ def _mechanism_noise(experiment: Experiment, epsilon: float) -> float:
     return _solved(event_of, experiment, epsilon, relation=relation, spare=spare)
 
 
+def _figures(experiment: Experiment) -> Entries:
+    """What is paid before round 0 for figures of the records, out of the same budget."""
+    if experiment.preparation.noise_multiplier is None:
+        return ()
+    event = figures_event(experiment, assemble(experiment).dataset.population)
+    assert event is not None  # Noise makes a claim.
+    return ((event, 1),)
+
+
 def _solved(
     event_of: Callable[[float], DpEvent],
     experiment: Experiment,
@@ -159,10 +168,16 @@ def _solved(
     relation: Relation,
     spare: float = 0.0,
 ) -> float:
-    schedule = experiment.federation.sampler.schedule(experiment.rounds)
+    often = experiment.federation.sampler.schedule(experiment.rounds).participations
+    once = _figures(experiment)
+
+    def paid(noise: float) -> DpEvent | Entries:
+        event, times = flatten(event_of(noise))
+        return ((event, times * often), *once)
+
     return calibrate(
-        event_of,
-        schedule.participations,
+        paid if once else event_of,
+        1 if once else often,
         epsilon=epsilon,
         delta=experiment.budget.delta - spare,
         relation=relation,

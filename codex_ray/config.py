@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,48 @@ if TYPE_CHECKING:
     from codex_ray.experiment import Experiment
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values, as `yaml.SafeLoader` makes them, and no mapping that says a key twice.
+
+    The last would silently win: a second `Effect: Allow` over the Deny that a reader sees.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._seen: set[yaml.Node] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what `<<` names into the mapping, after looking at the keys that are written."""
+        if node not in self._seen:  # later on it holds what was merged in, and may replace
+            self._seen.add(node)
+            self._refuse_twice(node)
+        super().flatten_mapping(node)
+
+    def _refuse_twice(self, node: yaml.MappingNode) -> None:
+        keys = set()
+        for written, _ in node.value:
+            special = written.tag in ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+            key = written.value if special else self.construct_object(written, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # told of when the mapping is made
+            if key in keys:
+                said = f"the key {key!r} stands twice: take one out"
+                raise yaml.MarkedYAMLError(problem=said, problem_mark=written.start_mark)
+            keys.add(key)
+
+
+def _plain(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, says a key twice, or is nested too deeply.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="it is nested too deeply") from None
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -36,7 +78,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
     try:
-        data = yaml.safe_load(text)
+        data = _plain(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
@@ -59,7 +101,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: write it as key=value, for example --set rounds=10")
         try:
-            found[key.strip()] = parse_number(yaml.safe_load(value))
+            found[key.strip()] = parse_number(_plain(value))
         except yaml.YAMLError:
             raise ConfigError(f"--set {text}: the value is not valid YAML") from None
     return found
@@ -213,6 +255,15 @@ def _kind(model: type[BaseModel]) -> str:
 def resolved(experiment: Experiment) -> dict[str, Any]:
     """Every field of the experiment, defaults included, as plain data."""
     return json.loads(experiment.model_dump_json())  # type: ignore[no-any-return]  # an object, by schema
+
+
+def forget_findings(mapping: dict[str, Any]) -> None:
+    """Takes out of a resolved mapping what a run itself found about its data and wrote there."""
+    data = mapping.get("data")
+    if isinstance(data, dict):
+        data.pop("card", None)
+        if isinstance(data.get("prepare"), dict):
+            data["prepare"].pop("statistics", None)
 
 
 def to_yaml(experiment: Experiment) -> str:

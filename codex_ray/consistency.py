@@ -5,6 +5,7 @@ from __future__ import annotations
 from codex_ray.errors import ConfigError
 from codex_ray.experiment import GIVEN, Experiment
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
+from codex_ray.preparation.release import check_prepare
 from codex_ray.privacy.noise_inside import NoiseInside
 
 
@@ -103,6 +104,20 @@ def check_side_data(experiment: Experiment) -> None:
             f"({', '.join(asked)}), which the record-level claim of trainer.kind dp_sgd does not "
             "cover: leave weights uniform and metrics out, or use trainer.kind: sgd"
         )
+
+
+def check_preparation(experiment: Experiment) -> None:
+    """Refuses figures of private records that would break a claim, or noise that serves none.
+
+    Raises:
+        ConfigError: it names the field and the remedy.
+    """
+    check_prepare(
+        experiment.preparation,
+        experiment.trainer,
+        experiment.federation,
+        shown=experiment.local_noise is not None,
+    )
 
 
 def check_given(experiment: Experiment, *, model: object | None, data: object | None) -> None:

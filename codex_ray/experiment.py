@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from codex_ray.data.breast_cancer import BreastCancer
 from codex_ray.data.image_files import ImageFiles
 from codex_ray.data.prepared import PreparedData
+from codex_ray.data.preparing import FIXED, Prepare
 from codex_ray.data.python_factory import PythonData
 from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.data.tables import CsvFiles
@@ -80,6 +81,11 @@ class Cluster(Component):
     checkpoints: str | None = Field(
         default=None,
         description="Where checkpoints are copied to: a path, or an address (s3://bucket/prefix).",
+    )
+    standby: bool = Field(
+        default=True,
+        description="A run whose rounds have gone on for five seconds has a second coordinator "
+        "wait, built already, so that a lost one is replaced at once.",
     )
     insecure_local: bool = Field(
         default=False,
@@ -179,6 +185,11 @@ class Experiment(Component):
         default=False, description="Log norms that no real server sees, outside the guarantee."
     )
     cluster: Cluster = Field(default=Cluster(), description="Where it runs.")
+
+    @property
+    def preparation(self) -> Prepare:
+        """By whose figures numbers are scaled; public ranges where the data say nothing of it."""
+        return self.data.preparation if isinstance(self.data, CsvFiles | PreparedData) else FIXED
 
     @model_validator(mode="before")
     @classmethod

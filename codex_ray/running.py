@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from codex_ray.assembly import Assembled
+from codex_ray.certifying.figures import preparation
 from codex_ray.certifying.issue import extrapolated, issue
 from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
@@ -197,7 +198,8 @@ def _observers(assembled: Assembled, directory: RunDirectory, *, first: int) -> 
     yield RoundLines(directory.rounds, first_round=first)
     forget_rounds(directory.log, first=first)
     yield TensorBoard(directory.tensorboard, first_round=first, config=to_yaml(experiment))
-    yield JsonLog(directory.log, run=run, first_round=first)
+    log = JsonLog(directory.log, run=run, first_round=first)
+    yield log
     hides = experiment.federation.hides_cohorts
     subject = Subject(
         run=run,
@@ -212,6 +214,7 @@ def _observers(assembled: Assembled, directory: RunDirectory, *, first: int) -> 
         directory.metrics,
         subject=subject,
         earlier=lines_of(directory.rounds),
+        happened=log.happened,
         port=experiment.cluster.metrics_port,
     )
 
@@ -283,6 +286,7 @@ def finish(
     baselines = assembled.compare()
     larger = extrapolated(terms, rounds=state.round)
     words = UNSEEDED if experiment.seed is None else SIMULATION
+    figures = preparation(terms)
     result = RunResult(
         name=experiment.name,
         question=experiment.question,
@@ -314,6 +318,7 @@ def finish(
         extrapolated=None if larger is None else plain(larger.model_dump()),
         audit=audit,
         overlooked=list(overlooked),
+        preparation=None if figures is None else plain(figures.model_dump()),
         directory=str(directory.path),
     )
     write_model(directory, state.params, assembled.model.names())

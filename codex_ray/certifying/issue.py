@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codex_ray.certifying.figures import preparation
 from codex_ray.certifying.replay import Line, charges_of, differences
 from codex_ray.certifying.sampling import agreed_sampling
 from codex_ray.certifying.sections import gaps, mechanism, public, setting
@@ -163,6 +164,7 @@ def certificate_of(terms: Terms, evidence: Evidence) -> Certificate:
         ),
         code=this_code(),
         notes=delta_warnings(terms.experiment, population=terms.population),
+        preparation=preparation(terms),
     )
 
 

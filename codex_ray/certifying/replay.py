@@ -56,7 +56,7 @@ def rebuilt(terms: Terms, charged: Sequence[Line]) -> list[Ledger | Bounds]:
     return [
         _ledger(charge, ledger, charged)
         if charge.hidden or all(paid["members"] is not None for paid in charged)
-        else _bounds(charge, charged, population=terms.population)
+        else _bounds(charge, charged, terms=terms)
         for charge, ledger in zip(terms.charges, terms.fresh_ledgers(), strict=True)
     ]
 
@@ -91,10 +91,13 @@ def _ledger(charge: Charge, ledger: Ledger, charged: Sequence[Line]) -> Ledger:
     return ledger
 
 
-def _bounds(charge: Charge, charged: Sequence[Line], *, population: int) -> Bounds:
+def _bounds(charge: Charge, charged: Sequence[Line], *, terms: Terms) -> Bounds:
     """Nobody can have paid more often than there was something to pay; on average all did less."""
     clients: dict[DpEvent, int] = {}
     found = Bounds()
+    if terms.figures is not None:
+        event, times = flatten(terms.figures)  # Everybody has paid for those.
+        found.most[event], clients[event] = times, times * terms.population
     events: dict[int | None, tuple[DpEvent, int]] = {}
     for paid in charged:
         survivors = paid["survivors"]
@@ -104,7 +107,7 @@ def _bounds(charge: Charge, charged: Sequence[Line], *, population: int) -> Boun
         if paid["clients"]:
             found.most[event] = found.most.get(event, 0) + times
             clients[event] = clients.get(event, 0) + times * paid["clients"]
-    found.least = {event: math.ceil(count / population) for event, count in clients.items()}
+    found.least = {event: math.ceil(count / terms.population) for event, count in clients.items()}
     return found
 
 

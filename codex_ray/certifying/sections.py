@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codex_ray.assembly import release_of
 from codex_ray.certifying.terms import Terms
 from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
@@ -310,6 +311,8 @@ def gaps(terms: Terms) -> tuple[Gap, ...]:
     if experiment.local_noise is not None and experiment.local_noise.covers != WHOLE:
         words = f"local_noise covers {experiment.local_noise.covers}"
         found.append(Gap(what="uncovered part", severity="Critical", words=words))
-    if any(mechanism(terms, c).arithmetic == "floating point" for c in terms.charges):
+    if any(mechanism(terms, c).arithmetic == "floating point" for c in terms.charges) or (
+        terms.figures is not None and release_of(experiment, terms.population).noised_by_owner
+    ):
         found.append(FLOATING_POINT)
     return tuple(sorted(found, key=lambda gap: SEVEREST_FIRST.index(gap.severity)))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from codex_ray.assembly import Assembled, charges
+from codex_ray.assembly import Assembled, charges, figures_event, fresh_ledgers, release_of
 from codex_ray.experiment import Experiment
 from codex_ray.federation.charges import Charge
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
@@ -20,6 +21,9 @@ from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.ledger import EVERYONE, Ledger, PrivacySpend
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.records.result import SIMULATION, UNSEEDED
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Terms:
         """What one round costs, for each claim."""
         return charges(self.experiment, codec=self.codec, population=self.population)
 
+    @cached_property
+    def figures(self) -> DpEvent | None:
+        """What was paid before round 0 for figures of the records; None where nothing was."""
+        return figures_event(self.experiment, self.population)
+
     @property
     def expected_cohort(self) -> float:
         """The public expected size of a cohort."""
@@ -67,9 +76,13 @@ class Terms:
         return UNSEEDED if self.experiment.seed is None else SIMULATION
 
     def fresh_ledgers(self) -> list[Ledger]:
-        """The ledgers before round 0."""
-        delta = self.experiment.budget.delta - self.shortfall
-        return [charge.ledger(delta) for charge in self.charges]
+        """The ledgers before round 0, in which figures that were released are paid for."""
+        return fresh_ledgers(
+            self.experiment,
+            self.charges,
+            delta=self.experiment.budget.delta - self.shortfall,
+            population=self.population,
+        )
 
 
 def published(terms: Terms, ledgers: Sequence[Ledger]) -> list[Ledger]:
@@ -114,6 +127,11 @@ def assumptions(terms: Terms, claim: Claim) -> tuple[str, ...]:
             "result.json and the report, and all of checkpoint/, are the coordinator's own and "
             "outside the guarantee"
         )
+    if terms.figures is not None:
+        said.append(
+            "the figures by which features are scaled were released once, before round 0, and are "
+            "part of this epsilon"
+        )
     said.append("test metrics are exact: they cover nobody whose records are in the test set")
     if not _in_whole_numbers(terms, claim):
         said.append(
@@ -126,6 +144,8 @@ def assumptions(terms: Terms, claim: Claim) -> tuple[str, ...]:
 def _in_whole_numbers(terms: Terms, claim: Claim) -> bool:
     """Whether the noise that the claim rests on is drawn in whole numbers."""
     experiment = terms.experiment
+    if terms.figures is not None and release_of(experiment, terms.population).noised_by_owner:
+        return False
     if claim.name == LOCAL.name and claim.unit == "record":
         return isinstance(experiment.local_noise, RandomisedResponse)
     inside = isinstance(experiment.federation.mechanism, NoiseInside)

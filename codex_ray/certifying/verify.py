@@ -160,7 +160,13 @@ def _experiment(directory: RunDirectory) -> Experiment:
             f"{directory.config}: {'.'.join(places[0])}.noise_multiplier is auto, where a run "
             "writes the number that it found"
         )
-    return experiment_from(data)
+    experiment = experiment_from(data)
+    if experiment.preparation.unsettled:
+        raise ConfigError(
+            f"{directory.config}: data.prepare.statistics is missing, where a run writes what it "
+            "found"
+        )
+    return experiment
 
 
 def _sizes(directory: RunDirectory, terms: Terms) -> Iterator[str]:
@@ -182,11 +188,25 @@ def _sizes(directory: RunDirectory, terms: Terms) -> Iterator[str]:
 def _compared(document: Document, again: Document) -> Iterator[str]:
     """Each field that says something else than what was computed; the code may be another."""
     mine, theirs = again.to_json(), document.to_json()
+    if _says_nothing_of_preparation(document) and _needs_not(again):
+        del mine["certificate"]["preparation"]
     for side in (mine, theirs):
         del side["signature"]
         if side["certificate"] is not None:
             del side["certificate"]["code"]
     yield from (f"privacy.json: {line}" for line in _unlike(theirs, mine, ""))
+
+
+def _says_nothing_of_preparation(document: Document) -> bool:
+    """Whether it has no such part, as no certificate of an earlier version has."""
+    return document.certificate is not None and document.certificate.preparation is None
+
+
+def _needs_not(document: Document) -> bool:
+    """Whether its part on preparation says no more than that nothing was computed for it."""
+    found = None if document.certificate is None else document.certificate.preparation
+    public = found is not None and found.source == "fixed public constants"
+    return found is not None and public and found.data_card is None
 
 
 def _unlike(theirs: Any, mine: Any, path: str) -> Iterator[str]:
@@ -235,6 +255,9 @@ def _beside(directory: RunDirectory, document: Document) -> Iterator[str]:
     part = document.certificate
     if result.get("clients") != part.public.population:
         yield f"result.json: clients is {result.get('clients')!r}, not {part.public.population}"
+    prepared = None if part.preparation is None else plain(part.preparation.model_dump())
+    if result.get("preparation") != prepared:
+        yield "result.json: its preparation is not that of privacy.json"
     larger = [plain(c.extrapolated.model_dump()) for c in part.claims if c.extrapolated is not None]
     if (result.get("extrapolated") or None) != (larger[0] if larger else None):
         yield "result.json: its extrapolated epsilon is not that of privacy.json"

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from codex_ray.data.dataset import FederatedDataset, Records
-from codex_ray.data.in_memory import InMemory, as_records
-from codex_ray.data.partition import stratified_holdout
+from codex_ray.data.column_statistics import Ranges
+from codex_ray.data.dataset import FederatedDataset
 from codex_ray.data.prepared_shards import PreparedShards, RawRecords
+from codex_ray.data.preparing import FIXED, Prepare, check_missing
+from codex_ray.data.raw_tables import Columns, RawTable, RawTables
 from codex_ray.data.unknown_name import did_you_mean
 from codex_ray.errors import ConfigError, DataError
 from codex_ray.randomness import SeedTree
@@ -49,6 +50,17 @@ class PreparedData(Component):
         description="Share of each client's records that is held out for the pooled test set, "
         "with the client's own label proportions.",
     )
+    prepare: Prepare | None = Field(
+        None,
+        description="By whose figures numbers are scaled, and gaps filled; by public ranges alone, "
+        "if it is left out.",
+    )
+    card: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the card of the records. A run writes it down, and goes on with no "
+        "others.",
+    )
 
     @model_validator(mode="after")
     def _one_test_set(self) -> PreparedData:
@@ -57,6 +69,7 @@ class PreparedData(Component):
                 "data.test_client and data.test_fraction: set exactly one, to say where the test "
                 "set comes from"
             )
+        check_missing(self.prepare, self.missing)
         return self
 
     def open(self, public: SeedTree) -> FederatedDataset:
@@ -66,6 +79,22 @@ class PreparedData(Component):
             ConfigError: the records were prepared for another purpose, or a name is unknown.
             DataError: a file is not that of its manifest, or a value is missing.
         """
+        return self.tables(public).dataset(self.preparation)
+
+    @property
+    def preparation(self) -> Prepare:
+        """How numbers are scaled and gaps filled, whichever of the two fields says so."""
+        asked = self.prepare or FIXED
+        if self.missing == "middle":
+            return asked.model_copy(update={"imputation": "middle"})
+        return asked
+
+    def tables(self, public: SeedTree) -> RawTables:
+        """The numbers in every shard, not yet scaled.
+
+        Raises:
+            ConfigError, DataError: as `open`.
+        """
         shards = PreparedShards(Path(self.path))
         manifest = shards.manifest
         if manifest.purpose != self.purpose:
@@ -73,20 +102,41 @@ class PreparedData(Component):
                 f"data.purpose: {self.path} was prepared for {manifest.purpose!r}, not for "
                 f"{self.purpose!r}: those whose records they are have not agreed to that"
             )
+        if self.card not in (None, manifest.card_sha256):
+            raise DataError(
+                f"{self.path}: its card is {manifest.card_sha256[:12]}, and data.card names "
+                f"{str(self.card)[:12]}: these are other records than the run began with"
+            )
         chosen = self._chosen(shards)
+        columns = _columns(shards, chosen)
         clients = [
-            self._scaled(shards, chosen, shards.client(number), shard.client)
+            self._table(columns, shards.client(number), chosen, shard.client)
             for number, shard in enumerate(manifest.shards)
         ]
         if self.test_client is None:
-            return self._hold_out(clients, public)
+            return self._held(columns, clients, public)
         names = [shard.client for shard in manifest.shards]
         if self.test_client not in names:
             raise ConfigError(
                 f"data.test_client: {self.test_client!r}: {did_you_mean(self.test_client, names)}"
             )
         test = names.index(self.test_client)
-        return InMemory([*clients[:test], *clients[test + 1 :]], clients[test])
+        rest = [*clients[:test], *clients[test + 1 :]]
+        return RawTables(columns, rest, [clients[test]], from_client=False)
+
+    def counted_columns(self) -> int:
+        """How many columns have figures.
+
+        Raises:
+            ConfigError, DataError: as `open`.
+        """
+        shards = PreparedShards(Path(self.path))
+        return int(shards.numbers[self._chosen(shards)].sum())
+
+    def settled(self) -> PreparedData:
+        """The same with the hash of the card that the records have now, to be held to."""
+        manifest = PreparedShards(Path(self.path)).manifest
+        return self.model_copy(update={"card": manifest.card_sha256})
 
     def _chosen(self, shards: PreparedShards) -> npt.NDArray[np.int64]:
         """Places of the features that are used [m]."""
@@ -105,48 +155,47 @@ class PreparedData(Component):
             raise ConfigError("data.features: name each column once, and at least one")
         return np.concatenate(found)
 
-    def _scaled(
-        self,
-        shards: PreparedShards,
-        chosen: npt.NDArray[np.int64],
-        raw: RawRecords,
-        name: str,
-    ) -> Records:
-        """A client's records with numbers in [-1, 1]."""
-        values, line = raw.features[:, chosen].copy(), shards.on_a_line[chosen]
-        low, high = shards.ranges[chosen].T
-        values[:, line] = (2 * (values - low) / (high - low) - 1)[:, line]
-        labels, gaps = raw.labels, np.isnan(values)
-        if gaps.any() and self.missing == "refuse":
-            column = shards.feature_names[int(chosen[np.flatnonzero(gaps.any(axis=0))[0]])]
+    def _table(
+        self, columns: Columns, raw: RawRecords, chosen: npt.NDArray[np.int64], name: str
+    ) -> RawTable:
+        """A client's records, without those that a missing number leaves out."""
+        where = f"{self.path}, client {name!r}"
+        values, labels = raw.features[:, chosen], raw.labels
+        gaps = np.isnan(values)
+        filled = self.prepare is not None and self.prepare.imputation is not None
+        if gaps.any() and self.missing == "refuse" and not filled:
+            column = columns.names[int(np.flatnonzero(gaps.any(axis=0))[0])]
             raise DataError(
-                f"{self.path}, client {name!r}: {int(gaps.any(axis=1).sum())} records lack a "
-                f"number, the first in {column!r}: set data.missing, or leave it out of "
-                "data.features"
+                f"{where}: {int(gaps.any(axis=1).sum())} records lack a number, the first in "
+                f"{column!r}: set data.missing, or leave it out of data.features"
             )
         if self.missing == "drop":
             values, labels = values[~gaps.any(axis=1)], labels[~gaps.any(axis=1)]
-        values = np.nan_to_num(values, nan=0.0)
         if not len(labels):
-            raise DataError(f"{self.path}, client {name!r}: no record is complete: drop columns")
-        return as_records(values, labels, where=f"{self.path}, client {name!r}")
+            raise DataError(f"{where}: no record is complete: drop columns")
+        return RawTable(values, labels, where)
 
-    def _hold_out(self, clients: list[Records], public: SeedTree) -> InMemory:
+    def _held(self, columns: Columns, clients: list[RawTable], public: SeedTree) -> RawTables:
         """The clients without, and the test set of, the fraction that each gives up."""
-        kept, held_out = [], []
-        for client, records in enumerate(clients):
-            rng = public.stream("data", self.kind, "test", client).numpy()
-            count = round((self.test_fraction or 0.0) * len(records))
-            test, train = stratified_holdout(records.labels, count, rng=rng)
-            kept.append(Records(records.features[train], records.labels[train]))
-            held_out.append(Records(records.features[test], records.labels[test]))
-        pooled = Records(
-            np.concatenate([part.features for part in held_out]),
-            np.concatenate([part.labels for part in held_out]),
+        tables = RawTables.held(
+            columns,
+            clients,
+            fraction=self.test_fraction or 0.0,
+            draws=lambda client: public.stream("data", self.kind, "test", client).numpy(),
         )
-        if not len(pooled):
+        if not sum(len(part.labels) for part in tables.held_out):
             raise DataError(
                 f"data.test_fraction: {self.test_fraction} of such small clients holds out no "
                 "record: raise it"
             )
-        return InMemory(kept, pooled)
+        return tables
+
+
+def _columns(shards: PreparedShards, chosen: npt.NDArray[np.int64]) -> Columns:
+    low, high = shards.ranges[chosen].T
+    return Columns(
+        names=tuple(shards.feature_names[place] for place in chosen),
+        ranges=Ranges(low, high),
+        numbers=shards.numbers[chosen],
+        line=shards.on_a_line[chosen],
+    )

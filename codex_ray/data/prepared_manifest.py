@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -80,6 +81,7 @@ class Manifest(Component):
     schema_sha256: str = Sha256
     card_sha256: str = Sha256
     pseudonym_key: str | None = None
+    delete_after: date | None = None
     features: tuple[Encoding, ...]
     label: Label
     shards: tuple[Shard, ...]
@@ -88,6 +90,11 @@ class Manifest(Component):
     def feature_names(self) -> tuple[str, ...]:
         """Names of all features, in their order [d]."""
         return tuple(name for encoding in self.features for name in encoding.features)
+
+
+def today() -> date:
+    """The day by the machine's clock, in UTC."""
+    return datetime.now(UTC).date()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from codex_ray.data import prepared_manifest
 from codex_ray.data.in_memory import check_client
 from codex_ray.data.prepared_manifest import (
     ANY,
@@ -75,13 +76,25 @@ class PreparedShards:
         kinds = [encoding.kind for encoding in self.manifest.features for _ in encoding.features]
         return np.array([kind == "number" for kind in kinds])
 
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.bool_]:
+        """Which features may be missing, as numbers and flags may [d]."""
+        kinds = [encoding.kind for encoding in self.manifest.features for _ in encoding.features]
+        return np.array([kind != "category" for kind in kinds])
+
     def client(self, client: ClientId) -> RawRecords:
         """One client's records.
 
         Raises:
-            DataError: its shard is not the file of the manifest, or does not hold what it says.
+            DataError: its shard is not the file of the manifest, or does not hold what it says, or
+                its last day is past.
         """
         check_client(client, len(self.manifest.shards))
+        last = self.manifest.delete_after
+        if last is not None and prepared_manifest.today() > last:
+            raise DataError(
+                f"{self.folder}: its records were to be deleted after {last}: delete the folder"
+            )
         shard = self.manifest.shards[client]
         content = read_vouched(self.folder / shard.file, shard.sha256)
         import pyarrow as pa  # a host with other data does without

@@ -13,9 +13,10 @@ from typing import Annotated, Literal, TextIO
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from codex_ray.data.dataset import FederatedDataset, Records
-from codex_ray.data.in_memory import InMemory, as_records
-from codex_ray.data.partition import stratified_holdout
+from codex_ray.data import column_statistics
+from codex_ray.data.dataset import FederatedDataset
+from codex_ray.data.preparing import FIXED, Prepare, check_missing
+from codex_ray.data.raw_tables import Columns, RawTable, RawTables
 from codex_ray.data.scaling import PublicScaling, Ranges
 from codex_ray.data.unknown_name import did_you_mean
 from codex_ray.errors import ConfigError, DataError
@@ -117,6 +118,11 @@ class CsvFiles(Component):
         description="Share of each client's records that is held out for the pooled test set, "
         "with the client's own label proportions; used when there is no test file.",
     )
+    prepare: Prepare | None = Field(
+        None,
+        description="By whose figures numbers are scaled, and gaps filled; by public ranges alone, "
+        "if it is left out.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> CsvFiles:
@@ -125,6 +131,7 @@ class CsvFiles(Component):
                 "data.test_file and data.test_fraction: set exactly one, to say where the test "
                 "set comes from"
             )
+        check_missing(self.prepare, self.missing)
         if self.label in self.ranges:
             raise ConfigError(
                 f"data.ranges.{self.label}: this column is the label: take it out of the features"
@@ -144,6 +151,19 @@ class CsvFiles(Component):
             ConfigError: a file is listed twice, or a folder stands where a pattern should.
             DataError: a file is missing, or a value cannot be used; with file, line and column.
         """
+        return self.tables(public).dataset(self.preparation)
+
+    @property
+    def preparation(self) -> Prepare:
+        """How numbers are scaled and gaps filled."""
+        return self.prepare or FIXED
+
+    def tables(self, public: SeedTree) -> RawTables:
+        """The numbers in every file, not yet scaled.
+
+        Raises:
+            ConfigError, DataError: as `open`.
+        """
         paths = _paths(self.files, "data.files")
         clients = [_Table(self, path).read() for path in paths]
         if self.test_file is not None:
@@ -153,28 +173,31 @@ class CsvFiles(Component):
                     f"data.test_file: {path} is also a client's file: no client may hold the test "
                     "set"
                 )
-            return InMemory(clients, _Table(self, path).read())
-        return self._hold_out(clients, public)
-
-    def _hold_out(self, clients: list[Records], public: SeedTree) -> InMemory:
-        """The clients without, and the test set of, the fraction that each gives up."""
-        kept, held_out = [], []
-        for client, records in enumerate(clients):
-            rng = public.stream("data", self.kind, "test", client).numpy()
-            count = round((self.test_fraction or 0.0) * len(records))
-            test, train = stratified_holdout(records.labels, count, rng=rng)
-            kept.append(Records(records.features[train], records.labels[train]))
-            held_out.append(Records(records.features[test], records.labels[test]))
-        pooled = Records(
-            np.concatenate([part.features for part in held_out]),
-            np.concatenate([part.labels for part in held_out]),
+            held_out = [_Table(self, path).read()]
+            return RawTables(self._columns, clients, held_out, from_client=False)
+        tables = RawTables.held(
+            self._columns,
+            clients,
+            fraction=self.test_fraction or 0.0,
+            draws=lambda client: public.stream("data", self.kind, "test", client).numpy(),
         )
-        if not len(pooled):
+        if not sum(len(part.labels) for part in tables.held_out):
             raise DataError(
                 f"data.test_fraction: {self.test_fraction} of such small files holds out no "
                 "record: raise it, or give data.test_file"
             )
-        return InMemory(kept, pooled)
+        return tables
+
+    def counted_columns(self) -> int:
+        """How many columns have figures."""
+        return len(self.ranges)
+
+    @property
+    def _columns(self) -> Columns:
+        ends = np.array(list(self.ranges.values()), dtype=np.float64)
+        every = np.ones(len(ends), dtype=bool)
+        ranges = column_statistics.Ranges(ends[:, 0], ends[:, 1])
+        return Columns(tuple(self.ranges), ranges, numbers=every, line=every)
 
 
 @dataclass(frozen=True)
@@ -184,7 +207,7 @@ class _Table:
     source: CsvFiles
     path: Path
 
-    def read(self) -> Records:
+    def read(self) -> RawTable:
         """The records of the file.
 
         Raises:
@@ -204,7 +227,7 @@ class _Table:
         reader = csv.reader(text, delimiter=self.source.delimiter)
         return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
 
-    def _parsed(self, lines: list[tuple[int, list[str]]]) -> Records:
+    def _parsed(self, lines: list[tuple[int, list[str]]]) -> RawTable:
         if not lines:
             raise DataError(f"{self.path}: it is empty: take it out of the files, or fill it")
         names = lines[0][1]
@@ -228,7 +251,7 @@ class _Table:
                     f"{len(names)}: correct the line, or set data.delimiter"
                 )
             row = {column: self._value(line, name, cells[column]) for column, name in used.items()}
-            if any(math.isnan(value) for value in row.values()):
+            if self.source.missing == "drop" and any(map(math.isnan, row.values())):
                 continue
             labels.append(self._label(line, row[label]))
             values.append([row[column] for column in scaling.columns])
@@ -237,13 +260,14 @@ class _Table:
                 f"{self.path}: it has no complete record: take the file out, or leave columns in "
                 "which values are missing out of data.ranges"
             )
-        return as_records(scaling.scale(np.array(values)), labels, where=str(self.path))
+        return RawTable(np.array(values), np.array(labels, dtype=np.int64), str(self.path))
 
     def _value(self, line: int, name: str, cell: str) -> float:
         """The cell as a finite number, or NaN where a missing value drops its record."""
         where = f"{self.path} line {line}, column {name!r}"
         if cell.lower() in _MISSING:
-            if self.source.missing == "drop":
+            filled = self.source.prepare is not None and self.source.prepare.imputation is not None
+            if self.source.missing == "drop" or (filled and name != self.source.label):
                 return math.nan
             raise DataError(
                 f"{where}: the value {cell!r} is missing: set data.missing: drop, fill it in, or "

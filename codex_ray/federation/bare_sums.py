@@ -1,13 +1,14 @@
 """Rounds of secure aggregation with nothing trained: clients only have something to sum.
 
-For measuring protocols at sizes at which the summands of a round would not fit into memory: each is
-made when its client is asked for it, from a common random vector and the client's id.
+For figures that are pooled before a run, and for measuring protocols at sizes at which the summands
+of a round would not fit into memory: each is made when its client is asked for it. To measure, it
+is made from a common random vector and the client's id.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from codex_ray.secagg.identity import Enrolment, admissible
 from codex_ray.secagg.protocols import SumProtocol
 from codex_ray.secagg.trips import Session
 from codex_ray.types import (
+    WORD_BITS,
     ClientId,
     Residues,
     SessionContext,
@@ -64,11 +66,18 @@ class Samples:
 class SumHost:
     """Carries clients that take a task without parameters, and sum."""
 
-    def __init__(self, protocol: SumProtocol, *, dimension: int) -> None:
-        """A host for clients of the protocol, with summands of that length."""
+    def __init__(
+        self,
+        protocol: SumProtocol,
+        *,
+        dimension: int,
+        bits: int = WORD_BITS,
+        summand_of: Callable[[ClientId], Residues] | None = None,
+    ) -> None:
+        """A host for clients of the protocol, with summands of that length; samples by default."""
         self._sessions = Sessions(protocol, fold=True)
-        self._dimension = dimension
-        self._samples = Samples(dimension)
+        self._dimension, self._bits = dimension, bits
+        self._summand_of = summand_of or Samples(dimension).of
 
     def handle(self, frames: Mapping[ClientId, Frame]) -> dict[ClientId, bytes]:
         """The reply of each client that was sent a frame; whoever refuses is missing.
@@ -77,7 +86,7 @@ class SumHost:
             HostLost: a client is asked to sum that has no task here.
         """
         read: dict[int, Message] = {}
-        folding = self._sessions.folding(bits=32)
+        folding = self._sessions.folding(bits=self._bits)
         replies: dict[ClientId, Message] = {}
         for client, frame in sorted(frames.items()):
             if id(frame) not in read:
@@ -94,14 +103,14 @@ class SumHost:
     def _reply(self, client: ClientId, message: Message) -> Message:
         if not isinstance(message, TrainTask):
             return self._sessions.answer(client, message)
-        context = context_of(message, self._dimension)
-        self._sessions.seat(client, context, summand=lambda: self._samples.of(client))
+        context = context_of(message, self._dimension, bits=self._bits)
+        self._sessions.seat(client, context, summand=lambda: self._summand_of(client))
         return Trained(self._sessions.identity(client))
 
 
-def context_of(task: TrainTask, dimension: int) -> SessionContext:
+def context_of(task: TrainTask, dimension: int, *, bits: int = WORD_BITS) -> SessionContext:
     """What a session without a model is bound to."""
-    return SessionContext(task.run, task.round, task.attempt, bytes(32), dimension)
+    return SessionContext(task.run, task.round, task.attempt, bytes(32), dimension, bits)
 
 
 @dataclass
@@ -115,6 +124,8 @@ class BareSum:
         silent_from: from which stage on a client gives no answer.
         bytes_up: what clients sent, each as if it had sent its own masked input.
         answered: how many answered each stage.
+        bits: summands are residues modulo 2^bits.
+        run_id: 16 bytes that the session is bound to.
     """
 
     transport: Transport
@@ -123,6 +134,8 @@ class BareSum:
     silent_from: Mapping[ClientId, Stage] = field(default_factory=dict)
     bytes_up: int = 0
     answered: dict[Stage, int] = field(default_factory=dict)
+    bits: int = WORD_BITS
+    run_id: bytes = b"bare sums".ljust(16)
 
     def run(self, clients: int, *, round: int = 0) -> SessionResult:
         """The result of one session among the clients 0 to `clients` - 1.
@@ -131,7 +144,7 @@ class BareSum:
             SumAborted: too few answered.
         """
         members = tuple(range(clients))
-        task = TrainTask(b"bare sums".ljust(16), round, 0, np.zeros(0, dtype=np.float32))
+        task = TrainTask(self.run_id, round, 0, np.zeros(0, dtype=np.float32))
         trained = self._exchange(dict.fromkeys(members, task))
         enrolment = None
         if self.protocol.identified:
@@ -141,7 +154,7 @@ class BareSum:
             self._exchange(dict.fromkeys(members, EnrolmentList(listed)))
         session: Session = self.protocol.session(
             members,
-            context_of(task, self.dimension),
+            context_of(task, self.dimension, bits=self.bits),
             enrolment=enrolment,
             workers=TransportWorkers(self.transport),
         )

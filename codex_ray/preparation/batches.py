@@ -107,15 +107,22 @@ def numbered(where: str, batches: Iterable[pa.RecordBatch], *, first: int = 1) -
         first += batch.num_rows
 
 
-def check_names(where: str, names: list[str]) -> None:
+def check_names(where: str, names: list[str], *, or_else: str = "") -> None:
     """Returns when no column's name stands twice.
+
+    Args:
+        where: the file.
+        names: of its columns.
+        or_else: what else may have gone wrong.
 
     Raises:
         DataError: one does.
     """
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{where}: column {twice[0]!r} is there twice: rename or remove one")
+    for place, name in enumerate(names):
+        if (first := names.index(name)) < place:
+            # By their places: in a file without a line of names these are a person's cells.
+            both = f"columns {first + 1} and {place + 1}"
+            raise DataError(f"{where}: {both} have the same name: rename or remove one{or_else}")
 
 
 def shown(value: object) -> str:

@@ -53,6 +53,7 @@ def card_of(
         "card": 1,
         "name": schema.name,
         "purpose": schema.purpose,
+        "delete_after": schema.rules["delete_after"],
         "consents": {tag: list(purposes) for tag, purposes in schema.consents.items()},
         "said": said + ([CLASSES] if schema.anonymity is not None else []),
         "schema_sha256": schema.sha256,

@@ -28,7 +28,7 @@ def page_of(card: dict[str, Any], *, card_sha256: str) -> str:
         f"<title>Data card: {escape(card['name'])}</title>",
         f"<style>{_STYLE}</style></head><body>",
         f"<h1>{escape(card['name'])}</h1>",
-        f"<p>Prepared for <strong>{escape(card['purpose'])}</strong>.</p>",
+        f"<p>Prepared for <strong>{escape(card['purpose'])}</strong>.{_last_day(card)}</p>",
         *(f'<p class="said">{escape(said)}</p>' for said in card["said"]),
         "<h2>Columns</h2>",
         _table(
@@ -62,7 +62,8 @@ def page_of(card: dict[str, Any], *, card_sha256: str) -> str:
 
 def text_of(card: dict[str, Any]) -> str:
     """The card in a few lines, for a terminal."""
-    lines = [f"{card['name']}: prepared for {card['purpose']}", *card["said"], ""]
+    lines = [f"{card['name']}: prepared for {card['purpose']}.{_last_day(card)}"]
+    lines += [*card["said"], ""]
     for column in card["columns"]:
         unit = f" [{column['unit']}]" if column["unit"] else ""
         kind = f"{column['type']}{unit}"
@@ -77,6 +78,11 @@ def text_of(card: dict[str, Any]) -> str:
     if card["pseudonym_key"] is not None:
         lines.append(f"pseudonyms by key {card['pseudonym_key']}")
     return "\n".join(lines)
+
+
+def _last_day(card: dict[str, Any]) -> str:
+    last = card.get("delete_after")  # cards of before have none
+    return "" if last is None else f" No run reads the records after {escape(last)}."
 
 
 def _anonymity(card: dict[str, Any]) -> list[str]:

@@ -33,16 +33,22 @@ class Reader:
     Attributes:
         column: the rules.
         missing: what stands for no value, of the schema and the column.
+        quiet: whether a cell of the wrong type is not quoted, because it may be a name that
+            slipped in from another column.
     """
 
     column: Column
     missing: frozenset[str]
+    quiet: bool = False
 
     def read(self, raw: pa.Array) -> tuple[Cells, list[tuple[int, str]]]:
         """The values [n], and the place from 0 of each bad cell with what is wrong with it."""
-        bad = _Bad(self.column)
+        bad = _Bad(self.column, self.quiet)
         if pa.types.is_dictionary(raw.type):
             raw = raw.dictionary_decode()
+        named = self.column.role == "identifier"
+        if named and not _is_text(raw.type):
+            raw = self._as_text(raw, bad)
         if pa.types.is_null(raw.type):
             raw = raw.cast(pa.string())
         text = self._texts(raw, bad) if _is_text(raw.type) else None
@@ -57,6 +63,8 @@ class Reader:
                 values = self._categories(raw, text, bad)
             case _:
                 values = text if text is not None else raw.cast(pa.string())
+        if named and text is not None:  # checked, but kept as it was written: 007 is not 7
+            values = text
         if self.column.required:
             bad.add(~there(values) & ~bad.marked(len(raw)), "it is missing, but required", None)
         return values, bad.found
@@ -75,6 +83,15 @@ class Reader:
             except ValueError:
                 continue
         return np.array(found, dtype=np.float64)
+
+    def _as_text(self, raw: pa.Array, bad: _Bad) -> pa.Array:
+        """Identifiers that a file holds as numbers, dates or flags; NaN names nobody."""
+        if pa.types.is_floating(raw.type):
+            odd = ~np.isfinite(_as_numpy(raw)) & ~_nulls(raw)
+            if np.isnan(self._numeric_missing).any():
+                raw = pc.if_else(pc.is_nan(raw), pa.scalar(None, raw.type), raw)
+            bad.add(odd & ~_nulls(raw), "it is not finite: correct or remove the record", None)
+        return raw.cast(pa.string())
 
     def _texts(self, raw: pa.Array, bad: _Bad) -> pa.Array:
         """The cells as trimmed strings, null where missing."""
@@ -199,6 +216,7 @@ class _Bad:
     """Bad cells of a column as they are found."""
 
     column: Column
+    quiet: bool
     found: list[tuple[int, str]] = field(default_factory=list)
     masks: list[Bools] = field(default_factory=list)
 
@@ -208,6 +226,7 @@ class _Bad:
             return
         self.masks.append(mask)
         quiet = values is None or self.column.role == "identifier" or self.column.type == "text"
+        quiet = quiet or (self.quiet and isinstance(values, pa.Array))  # numbers may be shown
         for place in np.flatnonzero(mask)[:MOST]:
             said = why
             if not quiet:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import pyarrow as pa
+
 from codex_ray.data.unknown_name import did_you_mean
 from codex_ray.preparation.batches import Batch, Problem, Report, Unit
 from codex_ray.preparation.cells import Cells, Reader
@@ -46,7 +48,11 @@ class Checker:
     @cached_property
     def _readers(self) -> dict[str, Reader]:
         return {
-            name: Reader(column, frozenset({*self.schema.missing, *column.missing}))
+            name: Reader(
+                column,
+                frozenset({*self.schema.missing, *column.missing}),
+                quiet=self.schema.may_name_persons,
+            )
             for name, column in self.schema.columns.items()
             if column.role != "drop" or name in self.also
         }
@@ -58,11 +64,12 @@ class Checker:
             DataError: a file cannot be read, or whatever `report` makes of a problem.
         """
         done = 0
-        last = ""
+        last: tuple[str, tuple[str, ...]] | None = None
         for batch in self.schema.source.batches(unit, report=self.report):
-            if batch.where != last or not batch.columns:
+            seen = (batch.where, tuple(batch.columns))  # a function may change them on its way
+            if seen != last:
                 self._check_names(batch)
-                last = batch.where
+                last = seen
             yield Checked(batch.where, done, len(batch), self._columns(batch))
             done += len(batch)
         if not done:
@@ -70,8 +77,18 @@ class Checker:
             self.report(Problem(where, 0, "", "it holds no record: take it out, or fill it"))
 
     def _check_names(self, batch: Batch) -> None:
-        """Tells of columns that the schema does not have, and of required ones that are absent."""
+        """Tells of columns that the schema does not have, and of required ones that are absent.
+
+        Where most are unknown, they may be the first record of a file without names: none is told.
+        """
         known = list(self.schema.columns)
+        strange = sum(name not in self.schema.columns for name in batch.columns)
+        if 2 * strange > len(batch.columns):
+            why = f"{strange} of its {len(batch.columns)} columns are not in the schema"
+            if self.schema.source.kind == "csv":
+                why += ": if its first line does not look like names, set source.names"
+            self.report(Problem(batch.where, 0, "", why))
+            return
         for name in batch.columns:
             if name not in self.schema.columns:
                 why = (
@@ -81,8 +98,7 @@ class Checker:
                 self.report(Problem(batch.where, 0, name, why))
         for name, reader in self._readers.items():
             if reader.column.required and name not in batch.columns:
-                near = did_you_mean(name, list(batch.columns))
-                self.report(Problem(batch.where, 0, name, f"there is no such column: {near}"))
+                self.report(Problem(batch.where, 0, name, "there is no such column"))
 
     def _columns(self, batch: Batch) -> dict[str, Cells]:
         found, problems = {}, []
@@ -90,7 +106,14 @@ class Checker:
             if name not in batch.columns:
                 found[name] = reader.none(len(batch))
                 continue
-            found[name], bad = reader.read(batch.columns[name])
+            try:
+                found[name], bad = reader.read(batch.columns[name])
+            except pa.ArrowException:  # whose words may quote a cell
+                kind = batch.columns[name].type
+                why = f"a column of {kind} cannot be read as {reader.column.type}"
+                self.report(Problem(batch.where, 0, name, why))
+                found[name] = reader.none(len(batch))
+                continue
             problems += [(place, name, why) for place, why in bad]
         for place, name, why in sorted(problems, key=lambda problem: problem[0]):
             self.report(Problem(batch.where, batch.row(place), name, why))

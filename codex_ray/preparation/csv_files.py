@@ -63,7 +63,7 @@ class CsvSource(Component):
 
     def _read(self, file: str, report: Report) -> Iterator[Batch]:
         names = list(self.names) if self.names is not None else self._first_line(file)
-        check_names(file, names)
+        check_names(file, names, or_else=", or set source.names if that line is a record")
         broken = _BrokenLines(file, named=self.names is None)
         reader = csv.open_csv(
             file,

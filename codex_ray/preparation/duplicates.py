@@ -46,17 +46,23 @@ def row_hashes(columns: Mapping[str, tuple[Column, Cells]], count: int) -> tuple
     Two records closer than half a step on every number agree on one of the grids unless numbers lie
     on the borders of both.
     """
-    exact, on, beside = (np.zeros(count, np.uint64) for _ in range(3))
+    exact = exact_hashes({name: values for name, (_, values) in columns.items()}, count)
+    on, beside = (np.zeros(count, np.uint64) for _ in range(2))
     for place, (column, values) in enumerate(columns.values()):
-        if isinstance(values, pa.Array):
-            exact = _mixed(exact, _of_texts(values), place)
-            continue
-        exact = _mixed(exact, _of_numbers(values), place)
-        if column.role == "label":
+        if isinstance(values, pa.Array) or column.role == "label":
             continue
         on = _mixed(on, _of_numbers(_steps(column, values, 0.0)), place)
         beside = _mixed(beside, _of_numbers(_steps(column, values, 0.5)), place)
     return exact, on, beside
+
+
+def exact_hashes(columns: Mapping[str, Cells], count: int) -> Hashes:
+    """A hash of the exact values of each record [n]."""
+    exact = np.zeros(count, np.uint64)
+    for place, values in enumerate(columns.values()):
+        words = _of_texts(values) if isinstance(values, pa.Array) else _of_numbers(values)
+        exact = _mixed(exact, words, place)
+    return exact
 
 
 def repeated(hashes: Sequence[Hashes], rows: npt.NDArray[np.int64] | slice = _ALL) -> Twice:

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from codex_ray.data import prepared_manifest
 from codex_ray.data.prepared_manifest import CARD, MANIFEST, PAGE, SCHEMA, SHARDS, Manifest, Shard
 from codex_ray.errors import ConfigError, DataError
 from codex_ray.preparation.batches import Unit
@@ -68,11 +67,15 @@ def prepare(
         progress: is told a few words now and then.
 
     Raises:
-        ConfigError: `out` exists, or the source is not there as described.
+        ConfigError: `out` exists, the records' last day is past, or the source is not there as
+            described.
         DataError: a record cannot be used, or a client's cannot be made anonymous enough.
     """
     if out.exists() or out.is_symlink():
         raise ConfigError(f"--out {out}: is there already: choose another folder, or move it away")
+    last = schema.delete_after
+    if last is not None and prepared_manifest.today() > last:
+        raise ConfigError(f"delete_after: {last} is past: these records are to be deleted")
     named_anew = any(column.pseudonym for column in schema.columns.values())
     key = (key or PseudonymKey.fresh()) if named_anew else None
     units = schema.source.units()
@@ -111,13 +114,12 @@ def _write_shards(
     """Every client's file, and what its neighbours say of each client's labels."""
     inside = folder / SHARDS
     inside.mkdir()
-    starts = np.cumsum([0, *(count for _, count in seen.units)])[:-1].tolist()
     noise: list[LabelNoise | None] = []
     clients = len(planned.holdings)
     for first in range(0, clients, AT_ONCE):
         some = range(first, min(first + AT_ONCE, clients))
         writer = ShardWriter(schema, planned, key, inside, some)
-        writer.write(units, starts, progress=progress)
+        writer.write(units, seen, progress=progress)
         noise += [writer.noise(client) for client in some]
     return tuple(noise)
 
@@ -153,6 +155,7 @@ def _write_papers(
         schema_sha256=schema.sha256,
         card_sha256=card_sha256,
         pseudonym_key=key_id,
+        delete_after=schema.delete_after,
         features=encodings(schema),
         label=label_of(*schema.label),
         shards=shards,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import date
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -62,6 +63,9 @@ class Schema(Component):
     )
     anonymity: Anonymity | None = Field(
         default=None, description="What quasi-identifiers are generalised to."
+    )
+    delete_after: date | None = Field(
+        default=None, description="The last day of the records: no run reads them after it."
     )
     smallest_cell: int = Field(
         default=10, ge=1, description="The card shows no count below this number."
@@ -125,6 +129,12 @@ class Schema(Component):
     def sensitive(self) -> dict[str, Column]:
         """What l-diversity and t-closeness are about: the sensitive columns and the label."""
         return self.named("sensitive", "label")
+
+    @property
+    def may_name_persons(self) -> bool:
+        """Whether any column of a file may hold names, which a slipped record has in others too."""
+        columns = self.columns.values()
+        return any(column.role == "identifier" or column.type == "text" for column in columns)
 
     @property
     def rules(self) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from codex_ray.preparation.labels import classes_of
 from codex_ray.preparation.masking import masked
 from codex_ray.preparation.plan import Plan
 from codex_ray.preparation.pseudonyms import PseudonymKey
+from codex_ray.preparation.same_records import Running
 from codex_ray.preparation.schema import Schema
-from codex_ray.preparation.survey import Progress
+from codex_ray.preparation.survey import Progress, Survey
 
 AT_ONCE = 200
 """Files that are written in one pass over the source; more clients take more passes."""
@@ -68,17 +69,26 @@ class ShardWriter:
         default_factory=dict
     )
 
-    def write(self, units: Sequence[Unit], starts: Sequence[int], *, progress: Progress) -> None:
-        """Reads the units that these clients have records of, and writes what they keep."""
+    def write(self, units: Sequence[Unit], seen: Survey, *, progress: Progress) -> None:
+        """Reads the units that these clients have records of, and writes what they keep.
+
+        Raises:
+            DataError: a function gives other records than when they were surveyed.
+        """
         checker = Checker(self.schema, refuse)
-        ends = [*starts[1:], len(self.plan.owner)]
+        end = 0
         try:
-            for unit, start, end in zip(units, starts, ends, strict=True):
+            for unit, (_, count), digest in zip(units, seen.units, seen.digests, strict=True):
+                start, end = end, end + count
                 if not self._mine(self.plan.owner[start:end]).any():
                     continue
+                running = Running(unit)
                 for batch in checker.read(unit):
-                    self._add(batch, start + batch.first)
+                    running.add(batch)
+                    if batch.first + batch.count <= count:  # else it is told of below
+                        self._add(batch, start + batch.first)
                     progress(f"writing {unit.name}: {batch.first + batch.count:,} records")
+                running.check(digest)
             for client in list(self.waiting):
                 self._flush(client)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -19,6 +20,9 @@ from codex_ray.preparation.batches import BATCH, Batch, Report, Unit, numbered
 from codex_ray.preparation.csv_files import CsvSource
 from codex_ray.preparation.paths import Files, units_of
 from codex_ray.types import Component
+
+_ODD = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What a file of another kind, or half of one, comes to in those who read it."""
 
 
 class ParquetSource(Component):
@@ -65,7 +69,7 @@ class NpzSource(Component):
             try:
                 with np.load(file, allow_pickle=False) as opened:
                     arrays = {name: opened[name] for name in opened.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            except (OSError, EOFError, zipfile.BadZipFile, zlib.error, *_ODD) as error:
                 raise DataError(
                     f"{file}: it cannot be read as an .npz of plain arrays ({_short(error)})"
                 ) from None
@@ -147,6 +151,13 @@ class HuggingFaceSource(Component):
                     raise DataError(f"{file}: it is no Arrow stream ({_short(error)})") from None
 
     def _arrow_files(self, folder: Path) -> list[Path]:
+        try:
+            return self._listed(folder)
+        except (OSError, *_ODD) as error:
+            said = type(error).__name__
+            raise DataError(f"{folder}: it is no folder of Dataset.save_to_disk ({said})") from None
+
+    def _listed(self, folder: Path) -> list[Path]:
         splits = folder / "dataset_dict.json"
         if splits.is_file():
             names = json.loads(splits.read_text(encoding="utf-8"))["splits"]

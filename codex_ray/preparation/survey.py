@@ -17,6 +17,7 @@ from codex_ray.preparation.column import Column
 from codex_ray.preparation.compact import Coding, Compact, Growing
 from codex_ray.preparation.duplicates import row_hashes
 from codex_ray.preparation.labels import classes_of, label_of
+from codex_ray.preparation.same_records import Running
 from codex_ray.preparation.schema import Schema
 
 Progress = Callable[[str], None]
@@ -28,6 +29,7 @@ class Survey:
 
     Attributes:
         units: name and number of records of each unit.
+        digests: of all records of each unit that has no files, "" of the others.
         codings: how each quasi-identifier and sensitive column is kept.
         codes: name -> codes [n] of each of these columns.
         labels: class of each record [n], in the smallest type.
@@ -37,6 +39,7 @@ class Survey:
     """
 
     units: tuple[tuple[str, int], ...]
+    digests: tuple[str, ...]
     codings: dict[str, Coding]
     codes: dict[str, Compact]
     labels: npt.NDArray[Any]
@@ -63,14 +66,16 @@ def survey(schema: Schema, units: Sequence[Unit], *, progress: Progress) -> Surv
     looks_at = schema.clients.looks_at
     checker = Checker(schema, refuse, frozenset({looks_at} if looks_at else ()))
     notes = _Notes(schema, looks_at)
-    sizes = []
+    sizes, digests = [], []
     for unit in units:
-        before = notes.count
+        before, running = notes.count, Running(unit)
         for batch in checker.read(unit):
             notes.add(batch)
+            running.add(batch)
             progress(f"checking {unit.name}: {notes.count:,} records")
         sizes.append((unit.name, notes.count - before))
-    return notes.survey(tuple(sizes))
+        digests.append(running.digest)
+    return notes.survey(tuple(sizes), tuple(digests))
 
 
 @dataclass
@@ -124,11 +129,12 @@ class _Notes:
     def _keep(self, what: str, piece: Compact) -> None:
         self.kept.setdefault(what, Growing()).add(piece)
 
-    def survey(self, sizes: tuple[tuple[str, int], ...]) -> Survey:
+    def survey(self, sizes: tuple[tuple[str, int], ...], digests: tuple[str, ...]) -> Survey:
         """Everything, as whole arrays."""
         whole = {what: self.kept.pop(what).whole() for what in list(self.kept)}
         return Survey(
             units=sizes,
+            digests=digests,
             codings=self.codings,
             codes={name: whole[f"code {name}"] for name in self.codings},
             labels=whole["label"],

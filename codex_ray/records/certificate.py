@@ -7,28 +7,21 @@ signature is Ed25519 over the canonical bytes (RFC 8785) of everything in it but
 
 from __future__ import annotations
 
-import base64
-import binascii
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from codex_ray.errors import InputError, RunDirectoryError
-from codex_ray.records.canonical import canonical, plain, read_json
-from codex_ray.records.keys import SigningKey, TrustedKey, key_folder, read_signing_key
-from codex_ray.records.run_directory import RunDirectory, to_json_bytes
+from codex_ray.records.canonical import read_json
+from codex_ray.records.keys import SigningKey, key_folder, read_signing_key
+from codex_ray.records.run_directory import RunDirectory
+from codex_ray.records.signed import Part, Signed
 
 FORMAT: Final = "codex_ray privacy certificate 1"
 Severity = Literal["Critical", "Theoretical", "Negligible"]
 """How much a gap may weaken the formal guarantee (docs/privacy.md): the claim may be false; only
 under an adversary who is largely theoretical today; by a bounded, tiny amount."""
-
-
-class Part(BaseModel):
-    """A frozen section, in which nothing unknown is let pass."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class Setting(Part):
@@ -168,6 +161,44 @@ class Gap(Part):
     words: str
 
 
+Source = Literal[
+    "fixed public constants",
+    "securely pooled",
+    "securely pooled with DP",
+    "per client",
+    "per client with DP",
+]
+"""Where figures of the records come from."""
+
+
+class FiguresSpent(Part):
+    """What the release of figures costs by itself; the claim's own epsilon has it in it."""
+
+    claim: str
+    unit: str
+    epsilon: float
+    delta: float
+
+
+class Preparation(Part):
+    """By whose figures features were scaled and gaps were filled.
+
+    Attributes:
+        source: public constants, figures of all clients from a secure sum, or each client's own;
+            `with DP` where they were released with noise.
+        words: the same, with which figures, and how they were found.
+        figures: SHA-256 of the canonical form of what was released; None where nothing was.
+        spent: what that costs by itself, for each claim; it is composed with the training.
+        data_card: SHA-256 of the data card; None where the data were not prepared.
+    """
+
+    source: Source
+    words: str
+    figures: str | None
+    spent: tuple[FiguresSpent, ...]
+    data_card: str | None
+
+
 class Hashes(Part):
     """Part 10: SHA-256, in hex, of what the certificate is about.
 
@@ -199,6 +230,8 @@ class Certificate(Part):
     Attributes:
         audit: part 9, its verdicts; None where none was made.
         notes: what a reader should be warned of.
+        preparation: None, and then absent from the document, where nothing is known of it; in a
+            certificate of an earlier version it is.
     """
 
     name: str
@@ -210,17 +243,18 @@ class Certificate(Part):
     hashes: Hashes
     code: Code
     notes: tuple[str, ...]
+    preparation: Preparation | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The parts that there are: a document of an earlier version stays what it was."""
+        found: dict[str, Any] = whole(self)
+        if self.preparation is None:
+            del found["preparation"]
+        return found
 
 
-class Signature(Part):
-    """Who vouches for a document: the name of the key, and 64 bytes in base64."""
-
-    algorithm: Literal["Ed25519"] = "Ed25519"
-    key: str
-    value: str
-
-
-class Document(Part):
+class Document(Signed):
     """`privacy.json`.
 
     Attributes:
@@ -233,44 +267,11 @@ class Document(Part):
     ledgers: tuple[dict[str, Any], ...]
     refused: str | None
     certificate: Certificate | None
-    signature: Signature | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The document as plain data, as the file holds it."""
-        found = plain(self.model_dump())
-        assert isinstance(found, dict)
-        return found
-
-    def to_bytes(self) -> bytes:
-        """The content of privacy.json."""
-        return to_json_bytes(self.to_json())
-
-    def signed_bytes(self) -> bytes:
-        """What the signature is over: the canonical form of everything but the signature."""
-        return canonical({k: v for k, v in self.to_json().items() if k != "signature"})
-
-    def signed_by(self, key: SigningKey) -> Document:
-        """The document with this key's signature."""
-        value = base64.b64encode(key.sign(self.signed_bytes())).decode()
-        signature = Signature(key=key.public.fingerprint, value=value)
-        return self.model_copy(update={"signature": signature})
-
-    def is_signed_by(self, key: TrustedKey) -> bool:
-        """Whether `key` signed exactly this document. Whatever key it names does not count."""
-        if self.signature is None:
-            return False
-        try:
-            value = base64.b64decode(self.signature.value, validate=True)
-        except binascii.Error:
-            return False
-        return key.signed(self.signed_bytes(), value)
-
-    @property
-    def signed_in_words(self) -> str:
-        """Whether anybody vouches for it, and the remedy if nobody does."""
-        if self.signature is None:
-            return "not signed: codex-ray keys init makes a key with which runs are signed"
-        return f"signed with Ed25519 by {self.signature.key}"
+        """The document as plain data, as the file holds it: the signature stands last."""
+        found = super().to_json()
+        return found | {"signature": found.pop("signature")}
 
 
 def signing_key() -> tuple[SigningKey | None, str | None]:

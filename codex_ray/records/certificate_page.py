@@ -56,8 +56,25 @@ def _of_all(found: Certificate) -> list[str]:
         f"* Dropouts: {setting.dropouts}",
         f"* Public: {public.population} clients, {public.expected_cohort:g} expected in a round, "
         f"{public.dimension} parameters",
+        *_preparation(found),
         "",
     ]
+
+
+def _preparation(found: Certificate) -> Iterator[str]:
+    about = found.preparation
+    if about is None:
+        return
+    yield f"* Features: {about.source}: {about.words}"
+    for spent in about.spent:
+        yield (
+            f"    * of the epsilon of claim {spent.claim} this takes, by itself, "
+            f"{_figure(spent.epsilon)} at delta {spent.delta:g}"
+        )
+    if about.figures is not None:
+        yield f"    * SHA-256 of the figures, which are in config.yaml: `{about.figures}`"
+    if about.data_card is not None:
+        yield f"* Data card, SHA-256: `{about.data_card}`"
 
 
 def _of_claim(claim: ClaimPart) -> list[str]:

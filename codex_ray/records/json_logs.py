@@ -1,7 +1,8 @@
 """What happens in a run as lines of JSON: log.jsonl, or a stream that something else collects.
 
 Every line has time, level, run, logger and message, and the round and the attempt at it where they
-are known. What a line says may name clients: like rounds.jsonl it is the coordinator's own.
+are known; one about the run's own machines has their event, and these are counted. What a line says
+may name clients: like rounds.jsonl it is the coordinator's own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,8 +25,13 @@ if TYPE_CHECKING:
 PACKAGE: Final = "codex_ray"
 ROUNDS: Final = "codex_ray.rounds"
 """The logger under whose name a round is told of."""
-FIELDS: Final = ("round", "attempt", "seconds", "cohort", "survivors", "dropped", "aborted")
+FIELDS: Final = (
+    "round", "attempt", "event", "seconds", "cohort", "survivors", "dropped", "aborted"
+)  # fmt: skip
 """What may stand in a line beside its words; nothing else that a caller attaches does."""
+HOST_LOST: Final = "host_lost"
+HOST_REPLACED: Final = "host_replaced"
+COORDINATOR_LOST: Final = "coordinator_lost"
 
 
 class JsonLines(logging.Formatter):
@@ -87,7 +94,11 @@ class JsonLog:
             RunDirectoryError: the file cannot be opened.
         """
         self._place = Place(run=run, first_round=first_round)
-        self._handler = _Following(to)
+        self.happened: Counter[str] = Counter()
+        """How often each event was logged, in earlier lives of the run too."""
+        if isinstance(to, Path):
+            self.happened.update(_events_in(to))
+        self._handler = _Following(to, self.happened)
         self._handler.setFormatter(JsonLines())
         self._handler.addFilter(self._place)
         self._logger = logging.getLogger(PACKAGE)
@@ -137,13 +148,16 @@ class JsonLog:
 class _Following(logging.Handler):
     """Writes each line at once, in one piece, to a file or a stream."""
 
-    def __init__(self, to: Path | TextIO) -> None:
+    def __init__(self, to: Path | TextIO, happened: Counter[str]) -> None:
         super().__init__()
+        self._happened = happened
         self._own = isinstance(to, Path)
         self._stream = _at_end_of(to) if isinstance(to, Path) else to
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the record; a run does not end because its log cannot be written."""
+        if event := vars(record).get("event"):
+            self._happened[str(event)] += 1
         with suppress(OSError, ValueError):
             self._stream.write(self.format(record) + "\n")
             self._stream.flush()
@@ -154,6 +168,19 @@ class _Following(logging.Handler):
         if self._own:
             with suppress(OSError):  # what could not be written is let go of here once more
                 self._stream.close()
+
+
+def _events_in(file: Path) -> Counter[str]:
+    """How often each event is in a log; nothing, where it cannot be read or is not there yet."""
+    found: Counter[str] = Counter()
+    with suppress(OSError), file.open(encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if '"event": ' not in line:
+                continue
+            with suppress(ValueError, AttributeError):  # a line that was cut
+                if event := json.loads(line).get("event"):
+                    found[str(event)] += 1
+    return found
 
 
 def _at_end_of(file: Path) -> TextIO:

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
+from codex_ray.records.json_logs import COORDINATOR_LOST, HOST_LOST, HOST_REPLACED
 from codex_ray.records.metrics_page import serving
 from codex_ray.records.prometheus_text import Sample, Series, to_text
 from codex_ray.records.run_directory import write_atomically
@@ -44,6 +45,11 @@ def _counter(name: str, said: str) -> Series:
 PLANNED = _gauge("rounds_planned", "Rounds that the experiment asks for")
 ROUNDS = _counter("rounds", "Rounds that have ended, with a sum or without")
 RETRIES = _counter("round_retries", "Attempts at a round beyond its first, after a host was lost")
+HOSTS_LOST = _counter("hosts_lost", "Times that a host was lost: it died, or did not answer")
+HOSTS_REPLACED = _counter(
+    "hosts_replaced", "Hosts in whose place another was started, because they kept failing"
+)
+COORDINATORS = _counter("coordinators_lost", "Coordinators that were lost, and replaced by another")
 STAGES = _counter("stage_seconds", "Seconds spent, by stage of the round")
 LAST_STAGES = _gauge("last_round_stage_seconds", "Seconds of the last round, by stage")
 FIELD = _counter(
@@ -74,10 +80,15 @@ RELEASE = _gauge(
     "release", "What the last release itself tells of clipping and noise, at no further cost"
 )
 ALL: Final = (
-    PLANNED, ROUNDS, RETRIES, STAGES, LAST_STAGES, FIELD, EPSILON, LARGER, BUDGET, DELTA,
-    COHORT, SURVIVORS, ASKED, DROPPED, ABORTED, MASKS, BYTES, METRIC, RELEASE,
+    PLANNED, ROUNDS, RETRIES, HOSTS_LOST, HOSTS_REPLACED, COORDINATORS, STAGES, LAST_STAGES,
+    FIELD, EPSILON, LARGER, BUDGET, DELTA, COHORT, SURVIVORS, ASKED, DROPPED, ABORTED, MASKS, BYTES,
+    METRIC, RELEASE,
 )  # fmt: skip
 """Every series that there may be."""
+EVENTS: Final = {
+    HOSTS_LOST: HOST_LOST, HOSTS_REPLACED: HOST_REPLACED, COORDINATORS: COORDINATOR_LOST
+}  # fmt: skip
+"""What a run's own machines did, as its log calls it."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,10 @@ class Subject:
     hides_cohorts: bool = False
     own_epsilon: frozenset[str] = frozenset()
 
-    def figures(self, tally: Tally) -> Iterator[tuple[Series, list[Sample]]]:
-        """Every series of the run after these rounds."""
+    def figures(
+        self, tally: Tally, happened: Mapping[str, int] | None = None
+    ) -> Iterator[tuple[Series, list[Sample]]]:
+        """Every series of the run after these rounds, and these events of its machines."""
         own = COORDINATOR if self.hides_cohorts else PUBLIC
         yield PLANNED, [self._sample(self.rounds)]
         yield DELTA, [self._sample(self.delta)]
@@ -109,6 +122,8 @@ class Subject:
             yield BUDGET, [self._sample(self.budget)]
         yield ROUNDS, [self._sample(tally.rounds)]
         yield RETRIES, [self._sample(tally.retries)]
+        for series, event in EVENTS.items():
+            yield series, [self._sample((happened or {}).get(event, 0))]
         yield STAGES, self._by("stage", tally.seconds)
         yield LAST_STAGES, self._by("stage", tally.last.get("seconds", {}))
         if tally.field_seconds is not None:
@@ -161,6 +176,7 @@ class Metrics:
         *,
         subject: Subject,
         earlier: Iterable[Mapping[str, Any]] = (),
+        happened: Mapping[str, int] | None = None,
         port: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -170,6 +186,7 @@ class Metrics:
             file: that is replaced whole, at most once a second, and when the run ends.
             subject: the run.
             earlier: the lines of the rounds before, so that counters go on where they were.
+            happened: how often each event of the run's log was, as it grows.
             port: of a page on loopback; 0 for any free one, None for none.
             clock: tells seconds.
 
@@ -179,6 +196,7 @@ class Metrics:
         """
         self._file, self._subject, self._clock = file, subject, clock
         self._tally, self._lock, self._stack = Tally(), Lock(), ExitStack()
+        self._happened = {} if happened is None else happened
         for line in earlier:
             self._tally.add(line)
         self._write()
@@ -203,11 +221,14 @@ class Metrics:
     def page(self) -> bytes:
         """The figures for whoever asks: without the coordinator's own."""
         with self._lock:
-            return to_text(published(self._subject.figures(self._tally)))
+            return to_text(published(self._figures()))
+
+    def _figures(self) -> Iterator[tuple[Series, list[Sample]]]:
+        return self._subject.figures(self._tally, self._happened)
 
     def _write(self) -> None:
         with self._lock:
-            text = to_text(self._subject.figures(self._tally))
+            text = to_text(self._figures())
         # Not waited for: when the machine goes down, the next scrape finds what the resumed run
         # writes first.
         write_atomically(self._file, text, sync=False)

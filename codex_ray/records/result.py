@@ -48,6 +48,8 @@ class RunResult(BaseModel):
         extrapolated: the epsilon of a larger run that noise was scaled for, with the cohort and
             population that it presumes; `privacy` has the literal one of this run.
         audit: the verdicts on the run, where its experiment asks for an audit.
+        preparation: by whose figures features were scaled, what that cost, and the hash of the data
+            card, as in the certificate; None for data without such numbers.
         overlooked: what was open to strangers about the Ray that it ran on, in words; whoever
             started it said that it may be.
     """
@@ -80,6 +82,7 @@ class RunResult(BaseModel):
     field_seconds: float | None = None
     extrapolated: dict[str, Any] | None = None
     overlooked: list[str] = Field(default_factory=list)
+    preparation: dict[str, Any] | None = None
     directory: str = ""
 
     @property

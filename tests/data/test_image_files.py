@@ -188,6 +188,7 @@ def real():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("partition", "epsilon", "floor"), [("iid", 8.0, 0.94), ("one_label", 2.0, 0.91)]

@@ -14,17 +14,17 @@ from codex_ray.preparation.prepare import prepare
 from codex_ray.preparation.schema import Schema
 
 CELLS = {
-    "a number with letters": ("age", "4o", "row 2, column 'age': '4o': it is no integer"),
+    "a number with letters": ("age", "4o", "row 2, column 'age': it is no integer"),
     "a fraction of a year": ("age", "41.5", "row 2, column 'age': '41.5': it is no whole"),
     "too old": ("age", "111", r"row 2, column 'age': '111': it is outside \[0, 110\]"),
     "not a number": ("weight", "nan", "row 2, column 'weight': 'nan': it is not finite"),
     "infinity": ("weight", "inf", "row 2, column 'weight': 'inf': it is not finite"),
     "overflow": ("weight", "1e999", "row 2, column 'weight': .*it is not finite"),
     "an empty required cell": ("age", "", "row 2, column 'age': it is missing, but required"),
-    "an unknown city": ("city", "Paris", "row 2, column 'city': 'Paris': it is none of the values"),
-    "a case of its own": ("city", "bonn", "row 2, column 'city': 'bonn': it is none of"),
-    "a flag of its own": ("smoker", "2", "row 2, column 'smoker': '2': it is no flag"),
-    "a German date": ("seen", "1.3.2020", "row 2, column 'seen': '1.3.2020': it is no date"),
+    "an unknown city": ("city", "Paris", "row 2, column 'city': it is none of the values"),
+    "a case of its own": ("city", "bonn", "row 2, column 'city': it is none of"),
+    "a flag of its own": ("smoker", "2", "row 2, column 'smoker': it is no flag"),
+    "a German date": ("seen", "1.3.2020", "row 2, column 'seen': it is no date"),
     "no day of February": ("seen", "2020-02-31", "row 2, column 'seen': .*it is no date"),
     "too long ago": ("seen", "1999-12-31", r"row 2, column 'seen': it is outside \[2000-01-01"),
     "no label": ("ill", "?", "row 2, column 'ill': it is missing"),
@@ -56,7 +56,7 @@ def test_a_bad_cell_deep_in_a_file_is_found_by_its_own_row(tmp_path):
     lines = many(20_000)
     lines[17_654] = lines[17_654].replace("Bonn", "B").replace("Koeln", "B").replace("Aachen", "B")
     file = write_csv(tmp_path / "a.csv", lines)
-    refused(tmp_path, small_schema(str(file)), r"a\.csv, row 17655, column 'city': 'B'")
+    refused(tmp_path, small_schema(str(file)), r"a\.csv, row 17655, column 'city': it is none")
 
 
 def test_an_identifier_is_never_quoted(tmp_path):
@@ -88,7 +88,7 @@ FILES = {
     ),
     "a column twice": (
         lambda: "\n".join([HEADER.replace("billing", "age"), GOOD[0]]),
-        "column 'age' is there twice",
+        "columns 2 and 9 have the same name",
     ),
     "no record": (lambda: HEADER + "\n", "it holds no record"),
     "nothing": (lambda: "", "it is empty"),
@@ -147,7 +147,7 @@ def test_an_existing_folder_is_never_touched(tmp_path):
 @pytest.mark.parametrize(
     ("column", "values", "match"),
     [
-        ("age", pa.array(["41", "x", "33"]), "row 2, column 'age': 'x'"),
+        ("age", pa.array(["41", "x", "33"]), "row 2, column 'age': it is no integer"),
         (
             "age",
             pa.array([41.0, float("nan"), 33.0]),

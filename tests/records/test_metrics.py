@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import socket
@@ -19,6 +20,7 @@ import codex_ray
 from codex_ray.errors import ConfigError
 from codex_ray.federation.run import EXTRAPOLATED
 from codex_ray.records import tally
+from codex_ray.records.json_logs import COORDINATOR_LOST, HOST_LOST, HOST_REPLACED, JsonLog
 from codex_ray.records.metrics import ALL, COORDINATOR, Metrics, Subject
 from codex_ray.records.prometheus_text import Sample, Series, to_text
 
@@ -28,6 +30,7 @@ OWN = (
     "cohort_clients", "survivor_clients", "clients_asked_total", "clients_dropped_total",
     "rounds_aborted_total", "masks_recovered_total", "bytes_up_total", "field_seconds_total",
 )  # fmt: skip
+LOST = ("hosts_lost", "hosts_replaced", "coordinators_lost")
 
 Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -141,6 +144,32 @@ def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
     whole = observed(tmp_path, [told(n) for n in range(4)])
     earlier = [told(n).to_json() for n in range(2)]
     assert observed(tmp_path, [told(2), told(3)], earlier=earlier) == whole
+
+
+def test_what_the_run_lost_of_its_own_is_counted_from_its_log_in_every_life_of_it(
+    tmp_path: Path,
+) -> None:
+    """Two lives: what the first lost, and lines that were cut or say something else, and more."""
+    warn = logging.getLogger("codex_ray.cluster.roll_call").warning
+    first = JsonLog(tmp_path / "log.jsonl", run="r-001")
+    for event in (HOST_LOST, HOST_LOST, COORDINATOR_LOST):
+        warn("lost", extra={"event": event})
+    first.round(told(0))
+    first.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"event": "host_lost", "mess')
+    second = JsonLog(tmp_path / "log.jsonl", run="r-001", first_round=1)
+    metrics = Metrics(tmp_path / "metrics.prom", subject=SUBJECT, happened=second.happened)
+    counts = [figure(read(metrics.page()), f"{it}_total") for it in LOST]
+    assert counts == [2, 0, 1]
+    warn('"event": "host_lost"')  # words are no event
+    warn("gone", extra={"event": HOST_REPLACED})
+    warn("gone", extra={"event": HOST_LOST})
+    metrics.round(told(1))
+    metrics.close()
+    second.close()
+    found = read((tmp_path / "metrics.prom").read_bytes())
+    assert [figure(found, f"{it}_total") for it in LOST] == [3, 1, 1]
 
 
 def test_the_file_is_replaced_once_a_second_and_at_the_end(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Without a seed a run that is killed pays for all that it has released, and little more.
+
+At least what was released, because whoever saw it has seen it; at most one round more for each
+crash, because only the round under way was reserved and not finished.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import Killed, killing
+
+import codex_ray
+from codex_ray.errors import RunDirectoryError
+from codex_ray.federation.round import Round
+from codex_ray.records.result import RunResult
+
+ROUNDS = 2
+CLIENTS = range(6)
+
+
+@pytest.fixture
+def unseeded(silos: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Six clients who all stay to the end; their sum is taken on trust: it is files that matter."""
+    monkeypatch.setattr("codex_ray.records.report.draw", lambda *_: b"")  # half a second each
+    federation = {"protocol": {"kind": "ideal"}, "dropouts": {}}
+    return silos | {"federation": federation, "rounds": ROUNDS, "seed": None}
+
+
+class Released:
+    """What the rounds of a run, in all its lives, have shown of each client."""
+
+    def __init__(self) -> None:
+        self.of: Counter[int] = Counter()
+        self.at_once = lambda: None
+        """What happens as soon as a round has released, before anything else does."""
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> Released:
+    """Counts releases where they happen, whatever becomes of the process afterwards."""
+    seen, run = Released(), Round.run
+
+    def watched(self: Round, *args: Any, **more: Any) -> Any:
+        after, trace = run(self, *args, **more)
+        seen.of.update(trace.members)
+        seen.at_once()
+        return after, trace
+
+    monkeypatch.setattr(Round, "run", watched)
+    return seen
+
+
+@pytest.fixture
+def price(unseeded: dict[str, Any], released: Released, tmp_path: Path) -> dict[int, float]:
+    """The epsilon of so many rounds, from a run in which nothing happened."""
+    quiet = codex_ray.run(unseeded | {"rounds": ROUNDS + 2}, out=tmp_path / "longer")
+    lines = (tmp_path / "longer" / "rounds.jsonl").read_text().splitlines()
+    spent = [max(json.loads(line)["epsilon"].values()) for line in lines]
+    assert {spend["epsilon"] for spend in quiet.privacy} == {spent[-1]}
+    assert spent == sorted(set(spent)) and spent[0] > 0
+    released.of.clear()  # those are of another run
+    return dict(enumerate(spent, start=1))
+
+
+@contextmanager
+def dying(path: Path, **how: Any) -> Iterator[Any]:
+    with pytest.raises(Killed), killing(path, **how) as steps:
+        yield steps
+
+
+def go_on(config: dict[str, Any], path: Path, released: Released) -> RunResult:
+    """The run at `path`, begun again only where nothing was asked of anyone."""
+    try:
+        return codex_ray.run(resume=path)
+    except RunDirectoryError as error:
+        if "has ended" in str(error):
+            return RunResult.read(path)
+        assert "holds no" in str(error), error
+        assert not released.of, "what was released is forgotten"
+        shutil.rmtree(path, ignore_errors=True)
+        return codex_ray.run(config, out=path)
+
+
+def check_paid(
+    result: RunResult, released: Released, price: dict[int, float], *, crashes: int
+) -> None:
+    """Everyone has paid for what was released of them, and for one more round for each crash."""
+    assert {spend["client"] for spend in result.privacy} == set(CLIENTS)
+    for spend in result.privacy:
+        seen = released.of[spend["client"]]
+        assert ROUNDS <= seen <= spend["releases"] <= ROUNDS + crashes
+        assert price[seen] <= spend["epsilon"] <= price[ROUNDS + crashes]
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_before_any_write(unseeded, released, price, every, tmp_path) -> None:
+    with killing(tmp_path / "quiet") as steps:
+        codex_ray.run(unseeded, out=tmp_path / "quiet")
+    assert steps.taken > 40
+    paid = Counter[int]()
+    for at in range(1, steps.taken + 1, every):
+        released.of.clear()
+        path = tmp_path / f"{at:03d}"
+        with dying(path, at=at):
+            codex_ray.run(unseeded, out=path)
+        result = go_on(unseeded, path, released)
+        check_paid(result, released, price, crashes=1)
+        paid[result.privacy[0]["releases"]] += 1
+        shutil.rmtree(path)
+    assert paid[ROUNDS] and paid[ROUNDS + 1]  # some crashes cost a round, and some nothing
+
+
+@pytest.mark.parametrize("round", range(ROUNDS))
+def test_released_then_killed_before_anything_else(
+    round, unseeded, released, price, tmp_path
+) -> None:
+    """The sum is noised, and nothing of it is on any disk: it is paid for, and so is the next."""
+    path = tmp_path / "run"
+    with dying(path) as steps:
+
+        def at_once() -> None:
+            if released.of[0] == round + 1:
+                steps.last = steps.taken + 1
+
+        released.at_once = at_once
+        codex_ray.run(unseeded, out=path)
+    released.at_once = lambda: None
+    assert set(released.of.values()) == {round + 1}
+    result = go_on(unseeded, path, released)
+    assert set(released.of.values()) == {ROUNDS + 1}
+    check_paid(result, released, price, crashes=1)
+    assert {spend["releases"] for spend in result.privacy} == {ROUNDS + 1}
+
+
+@pytest.mark.slow
+def test_killed_twice(unseeded, released, price, tmp_path) -> None:
+    """Both times after the same round has released: it is paid for three times."""
+    path = tmp_path / "run"
+    for life in range(2):
+        with dying(path) as steps:
+
+            def at_once(steps: Any = steps) -> None:
+                steps.last = steps.taken + 1
+
+            released.at_once = at_once
+            if life:
+                codex_ray.run(resume=path)
+            else:
+                codex_ray.run(unseeded, out=path)
+    released.at_once = lambda: None
+    check_paid(go_on(unseeded, path, released), released, price, crashes=2)
+    assert set(released.of.values()) == {ROUNDS + 2}
