@@ -32,6 +32,8 @@ TABLES: Final = frozenset(
     }
 )
 """What torch imports for `FIRST` and for nothing else; what is below one of them comes with it."""
+PLANS: Final = 16
+"""Lengths of transforms, of real and of complex numbers each, whose tables scipy keeps."""
 
 
 def single_thread() -> None:
@@ -53,11 +55,19 @@ def long_lived() -> None:
 
 
 def give_back() -> None:
-    """Gives memory that was freed back to the system, in about a millisecond.
+    """Gives memory that nobody needs any more back to the system, in about a millisecond.
 
     An account of n rounds takes arrays of another size than one of n + 1: what they leave behind
-    fits nothing that comes after, and the C library keeps it.
+    fits nothing that comes after, and the C library keeps it. So does scipy, which keeps tables for
+    the last few lengths that it has transformed, as large as the arrays themselves.
     """
+    fft = sys.modules.get("scipy.fft")
+    if fft is not None:
+        import numpy as np
+
+        for length in range(2, 2 + PLANS):  # Tables of short ones take their place.
+            fft.fft(np.zeros(length, dtype=np.complex128))
+            fft.rfft(np.zeros(length))
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 

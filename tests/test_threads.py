@@ -81,6 +81,7 @@ for use in (mapped, fake, compiled):
 """
 
 
+@pytest.mark.slow
 def test_what_reads_a_table_gets_it() -> None:
     _said(ALONE + USES)
 
@@ -100,3 +101,28 @@ def test_nothing_searches_for_garbage_while_importing() -> None:
     with pytest.raises(ImportError), importing():
         raise ImportError
     assert gc.isenabled()
+
+
+ACCOUNTS = """
+import os, scipy.fft, numpy as np
+from codex_ray.threads import give_back
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+scipy.fft.fft(np.zeros(2, complex)), scipy.fft.rfft(np.zeros(2))
+give_back()
+before = resident()
+for more in range(20):
+    length = 2**17 + 2 * more
+    scipy.fft.ifft(scipy.fft.fft(np.ones(length, complex)))
+    scipy.fft.irfft(scipy.fft.rfft(np.ones(length)))
+grown = resident() - before
+give_back()
+print(grown, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_the_tables_of_transforms_are_given_back() -> None:
+    """Accounts of run after run, each of another length, once made a coordinator grow."""
+    grown, left = map(float, _said(ACCOUNTS).split())
+    assert grown > 20 and left < grown / 4

@@ -148,6 +148,7 @@ def issue(
     names: Sequence[str],
     days: int = NODE_DAYS,
     now: datetime | None = None,
+    opens_cluster: bool = True,
 ) -> NodeFiles:
     """The files of a node that goes by `names`, in `folder`, which holds nothing of the sort yet.
 
@@ -157,6 +158,8 @@ def issue(
         names: IP addresses and DNS names; Ray calls a node by the address that `ray start` prints.
         days: how long it is good for, and never longer than the authority's.
         now: when it begins; by default now.
+        opens_cluster: whether it may call nodes, too. One that faces the public only answers: who
+            steals its key is nobody to a cluster, even if that trusts the same authority.
 
     Raises:
         InputError: a name is none, or there are files already, or the authority has expired.
@@ -168,10 +171,12 @@ def issue(
     key = generate_private_key(SECP256R1())
     public = key.public_key()
     signer = authority.key.public_key()
-    usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    usage = [ExtendedKeyUsageOID.SERVER_AUTH]
+    if opens_cluster:
+        usage.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     certificate = (
         _valid(x509.CertificateBuilder(), days=days, now=began, last=last)
-        .subject_name(_name("codex-ray cluster node"))
+        .subject_name(_name("codex-ray cluster node" if opens_cluster else "codex-ray server"))
         .issuer_name(authority.certificate.subject)
         .public_key(public)
         .add_extension(x509.SubjectAlternativeName(_names(names)), critical=False)

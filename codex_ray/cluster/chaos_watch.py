@@ -84,6 +84,7 @@ class Watch:
         self.staffed: list[tuple[float, frozenset[int]]] = []
         """The hosts that were built, each time that they changed, with the time."""
         self._lives: dict[tuple[int, int], Life] = {}
+        self._running: set[tuple[int, int]] = set()
         self._told = -1
 
     @property
@@ -100,7 +101,11 @@ class Watch:
         """
         found = processes()
         ours = descendants(os.getpid(), found)
-        roles = {pid: role for pid in ours if (role := _role_of(pid, driver=driver)) is not None}
+        roles = {
+            pid: role
+            for pid in ours
+            if (role := self._role_of(found[pid], driver=driver)) is not None
+        }
         hosts = frozenset(pid for pid, role in roles.items() if role == "host")
         if not self.staffed or self.staffed[-1][1] != hosts:
             self.staffed.append((time.time(), hosts))
@@ -110,21 +115,24 @@ class Watch:
         for pid, role in roles.items():
             self._sample(found[pid], role, told)
 
+    def _role_of(self, process: Process, *, driver: int) -> Role | None:
+        """What the process does: Ray calls an actor's process ray::Class, or ray::Class.method.
+
+        A host that is being built (__init__) carries nobody yet, and a coordinator that waits to
+        take over runs nothing: it is one from its first round on.
+        """
+        pid, key = process.pid, (process.pid, process.began)
+        if pid == driver:
+            return "driver"
+        name, _, method = title_of(pid).partition("ray::")[2].partition(".")
+        if name == "CoordinatorServer":
+            if method.startswith("run"):
+                self._running.add(key)
+            return "coordinator" if key in self._running else None
+        return "host" if name == "HostServer" and not method.startswith("__init__") else None
+
     def _sample(self, process: Process, role: Role, told: int) -> None:
         held = resident(process.pid)
         if held:
             life = self._lives.setdefault((process.pid, process.began), Life(role))
             life.samples.append((told, held))
-
-
-def _role_of(pid: int, *, driver: int) -> Role | None:
-    """What the process does: Ray calls an actor's process ray::Class, or ray::Class.method.
-
-    A host that is being built (__init__) carries nobody yet.
-    """
-    if pid == driver:
-        return "driver"
-    name, _, method = title_of(pid).partition("ray::")[2].partition(".")
-    if name == "CoordinatorServer":
-        return "coordinator"
-    return "host" if name == "HostServer" and not method.startswith("__init__") else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from codex_ray.cluster.crew import Crew
+from codex_ray.cluster.crew import Berth, Crew
 from codex_ray.cluster.hosts import only_ours
 from codex_ray.cluster.kills import Killing
 from codex_ray.cluster.packing import Costs
@@ -20,6 +20,7 @@ from codex_ray.records.run_directory import RunDirectory
 from codex_ray.threads import give_back, import_torch_alone, importing, long_lived
 
 if TYPE_CHECKING:
+    from codex_ray.assembly import Assembled
     from codex_ray.federation.state import RoundResult
 
 ASIDE: Final = "status"
@@ -31,8 +32,36 @@ class CoordinatorServer:
 
     def __init__(self) -> None:
         self._transport: RayTransport | None = None
+        self._assembled: Assembled | None = None
         self._round = 0
         self._since = time.monotonic()
+
+    def build(self, placement: str, berth: Berth) -> None:
+        """Has all ready that does not depend on how far the run is.
+
+        Args:
+            placement: the experiment as JSON; only its `cluster` may differ from the directory's.
+            berth: how the hosts of the run are started.
+        """
+        self._assembled = self._build(placement, berth)
+
+    def _build(self, placement: str, berth: Berth) -> Assembled:
+        sys.path += [path for path in berth.paths if path not in sys.path]
+        spec = json.loads(placement)
+        with importing():
+            if only_ours(spec):
+                import_torch_alone()
+            import dp_accounting  # noqa: F401  # round 0 needs it, and then nobody else has work
+
+            import codex_ray.running  # noqa: F401  # in time for the first round
+            from codex_ray.assembly import assemble
+            from codex_ray.cluster.shared_data import shared
+            from codex_ray.config import experiment_from
+        long_lived()
+        experiment = experiment_from(spec)
+        arrays = ray.get(list(berth.data), timeout=experiment.cluster.deadline)
+        with shared(experiment, tuple(arrays)):
+            return assemble(experiment)
 
     def run(
         self, directory: str, placement: str, crew: Crew, *, term: int = 0, kills: str = ""
@@ -41,29 +70,16 @@ class CoordinatorServer:
 
         Args:
             directory: the run directory, as this node sees it.
-            placement: the experiment as JSON; only its `cluster` may differ from the directory's.
+            placement: as for `build`, whose work it does if that is not done, or has failed.
             crew: the hosts, some of which may not have been placed yet.
             term: which coordinator of the run this is, from 0.
             kills: the processes that are to be killed on the way, and when (see `kills`).
         """
-        sys.path += [path for path in crew.berth.paths if path not in sys.path]
-        spec = json.loads(placement)
-        with importing():
-            if only_ours(spec):
-                import_torch_alone()
-            import dp_accounting  # noqa: F401  # round 0 needs it, and then nobody else has work
+        assembled = self._assembled or self._build(placement, crew.berth)
+        from codex_ray.data.in_memory import InMemory
+        from codex_ray.running import rounds
 
-            from codex_ray.assembly import assemble
-            from codex_ray.cluster.shared_data import shared
-            from codex_ray.config import experiment_from
-            from codex_ray.data.in_memory import InMemory
-            from codex_ray.running import rounds
-        long_lived()
-        experiment = experiment_from(spec)
-        arrays = ray.get(list(crew.berth.data), timeout=experiment.cluster.deadline)
-        with shared(experiment, tuple(arrays)):
-            assembled = assemble(experiment)
-        dataset = assembled.dataset
+        experiment, dataset = assembled.experiment, assembled.dataset
         sizes = dataset.sizes if isinstance(dataset, InMemory) else None  # others make theirs
         transport = self._transport = RayTransport(
             crew.hosts[: dataset.population],

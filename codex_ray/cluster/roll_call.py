@@ -19,6 +19,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from codex_ray.cluster.causes import cause_of
 from codex_ray.errors import ClusterError
+from codex_ray.records.json_logs import HOST_LOST, HOST_REPLACED
 
 LOG = logging.getLogger(__name__)
 LOSSES: Final = 3
@@ -115,7 +116,7 @@ class RollCall:
         entry = self._entries[number]
         if entry.away:
             return
-        LOG.warning("host %d is lost: %s", number, cause)
+        LOG.warning("host %d is lost: %s", number, cause, extra={"event": HOST_LOST})
         entry.away, entry.cause, entry.pause = True, cause, SHORTEST
         entry.asked, entry.again = None, 0.0
         entry.ticket += 1
@@ -180,7 +181,8 @@ class RollCall:
             raise ClusterError(f"host {number} keeps dying: {entry.cause}")
         with suppress(RayError):
             ray.kill(entry.actor, no_restart=True)
-        LOG.warning("host %d keeps failing: another takes its place", number)
+        event = {"event": HOST_REPLACED}
+        LOG.warning("host %d keeps failing: another takes its place", number, extra=event)
         entry.actor, entry.losses, entry.asked, entry.again = self._another(number), 0, None, 0.0
 
     def wait(self, *, at_least: int, deadline: float) -> list[int]:

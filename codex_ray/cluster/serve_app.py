@@ -1,8 +1,8 @@
 """The guarded application on Ray Serve: replicas that scale, behind Serve's proxy with TLS.
 
-Each replica is the whole application, guard included, since Serve's proxy takes no middleware of
-ours. What all must agree on is cut in two: rates are divided by the most replicas there may be, and
-budgets are lent out by one small actor, which keeps the book on disk.
+Each replica is the whole application, guard included: HAProxy, which may stand in the place of
+Serve's proxy, could run none. What all must agree on is cut in two: rates are divided by the most
+replicas there may be, and budgets are lent out by one small actor, which keeps the book on disk.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import ray
@@ -21,12 +22,16 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from codex_ray.cluster.doors import ray_at
-from codex_ray.cluster.tls13 import only_tls13
+from codex_ray.cluster.tls13 import check_tls13, only_tls13
 from codex_ray.errors import ClusterError, InputError
 from codex_ray.serving.application import Application, Settings
-from codex_ray.serving.budgets import Book, Lend
+from codex_ray.serving.budgets import Book, Lend, unreachable
 from codex_ray.serving.from_registry import Source
+from codex_ray.serving.front import BODY_BYTES
 from codex_ray.serving.local import MISSING, Listening
+from codex_ray.serving.ray_serve import TOLD, environment, free_ports, haproxy_mode
+from codex_ray.serving.terminator import haproxy as haproxy_program
+from codex_ray.serving.terminator import terminator
 
 NAME: Final = "codex_ray"
 
@@ -62,14 +67,15 @@ class Lender:
 def lend_by(actor: Any) -> Lend:
     """Lending by an actor, of pieces, so that most requests need no message.
 
-    While the actor cannot be reached nothing is lent, and callers with a budget are refused.
+    While the actor cannot be reached nothing is lent, and callers with a budget are told to come
+    again.
     """
 
     async def lend(account: str, least: int, budget: int) -> int:
         try:
             return int(await actor.lend.remote(account, least, budget))
         except RayError:
-            return 0
+            raise unreachable() from None
 
     return lend
 
@@ -96,6 +102,7 @@ def serving(
     scale: Scale,
     address: str = "local",
     insecure_local: bool = False,
+    haproxy: bool = False,
 ) -> Iterator[list[str]]:
     """A deployment that answers while the block runs, on a Ray of our own or a running cluster.
 
@@ -109,35 +116,109 @@ def serving(
         scale: how many replicas.
         address: "local", or a cluster's.
         insecure_local: whether a Ray that strangers could get into will do.
+        haproxy: whether HAProxy takes the place of Serve's proxy, on a Ray of our own; with a
+            certificate another one ends TLS in front of it.
 
     Raises:
-        ClusterError: Ray or the deployment does not start.
-        InputError: Ray Serve is not installed.
+        ClusterError: Ray or the deployment does not start, or the cluster serves already.
+        InputError: Ray Serve or HAProxy is not installed, or HAProxy cannot be used here.
     """
     try:
         from ray import serve
     except ImportError:
         raise InputError(MISSING) from None
-    with only_tls13(), ray_at(address, insecure_local=insecure_local) as overlooked:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        lender = ray.remote(Lender).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1)
+    own, inner = address == "local", listening
+    with ExitStack() as stack:
+        program = haproxy_program() if haproxy else None
+        if haproxy:
+            settings, inner = _behind_haproxy(settings, listening, own=own)
+        variables = stack.enter_context(_told(settings.limits.body_bytes, haproxy=program))
+        overlooked = stack.enter_context(ray_at(address, insecure_local=insecure_local))
+        if not own:
+            _check_alone(address)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it says http where it is https
         try:
+            stack.callback(serve.shutdown)
             serve.start(
                 proxy_location="HeadOnly",
-                http_options=_http_options(listening),
+                http_options=_http_options(inner),
                 logging_config=_QUIET,
+                controller_options=None if own else {"runtime_env": {"env_vars": variables}},
             )
-            lending = lender.remote(str(book.absolute()))
-            bound = _deployment(serve, settings, scale).bind(
-                replace(settings, limits=settings.limits.shared_by(scale.most)), source, lending
-            )
-            serve.run(bound, name=NAME, route_prefix="/", logging_config=_QUIET)
+            _deploy(serve, settings, source, book=book, scale=scale)
+            if inner is not listening:
+                stack.enter_context(terminator(listening, inner.at, program=program))
+            elif listening.certificate is not None:
+                check_tls13(_reached_at(listening, own=own), listening.port)
             yield overlooked
         except (RayError, RuntimeError) as error:
             raise ClusterError(f"Ray Serve does not serve: {error} {_cause(serve)}") from error
-        finally:
-            serve.shutdown()
+
+
+def _reached_at(listening: Listening, *, own: bool) -> str:
+    """The address at which this process finds Serve's proxy, which runs on the head node."""
+    if listening.host not in ("", "0.0.0.0", "::"):
+        return listening.host
+    if own:
+        return "::1" if listening.host == "::" else "127.0.0.1"
+    return str(ray.get_runtime_context().gcs_address).rpartition(":")[0].strip("[]")
+
+
+@contextmanager
+def _told(body_bytes: int, *, haproxy: str | None) -> Iterator[dict[str, str]]:
+    """What Serve's processes find in their environment; those begun in the block inherit it."""
+    with ExitStack() as stack:
+        variables = {**TOLD, BODY_BYTES: str(body_bytes)}
+        if haproxy is not None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="cr-", dir="/tmp")))
+            variables |= haproxy_mode(folder, program=haproxy)
+        stack.enter_context(environment(variables))
+        yield variables | stack.enter_context(only_tls13())
+
+
+def _deploy(serve: Any, settings: Settings, source: Any, *, book: Path, scale: Scale) -> None:
+    """Starts the replicas, and the actor that lends them budgets; returns when they answer."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lender = ray.remote(Lender).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1)
+    lending = lender.remote(str(book.absolute()))
+    shared = replace(settings, limits=settings.limits.shared_by(scale.most))
+    bound = deployment(serve, settings, scale).bind(shared, source, lending)
+    serve.run(bound, name=NAME, route_prefix="/", logging_config=_QUIET)
+
+
+def _behind_haproxy(
+    settings: Settings, listening: Listening, *, own: bool
+) -> tuple[Settings, Listening]:
+    """What changes where HAProxy stands in front: whom the guard believes, and where Serve listens.
+
+    Raises:
+        InputError: it cannot stand there.
+    """
+    if not own:
+        raise InputError(
+            "--haproxy: is for a Ray of our own; for a cluster's, see docs/serving.md (Behind a "
+            "proxy)"
+        )
+    if listening.certificate is None:
+        return settings, listening
+    if settings.doors.proxies:
+        raise InputError("--haproxy with --cert ends TLS itself: leave out --proxies")
+    (port,) = free_ports(1)
+    return replace(settings, doors=replace(settings.doors, proxies=1)), Listening("127.0.0.1", port)
+
+
+def _check_alone(address: str) -> None:
+    """Refuses a cluster that serves already: our options would be ignored, TLS among them.
+
+    Raises:
+        ClusterError: it does.
+    """
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    if any(actor["name"] == "SERVE_CONTROLLER_ACTOR" for actor in actors):
+        raise ClusterError(
+            f"{address}: Ray Serve runs there already, and would serve without our certificate and "
+            "limits: end it with serve shutdown, or serve elsewhere"
+        )
 
 
 def _cause(serve: Any) -> str:
@@ -167,7 +248,7 @@ def _http_options(listening: Listening) -> dict[str, Any]:
     return options
 
 
-def _deployment(serve: Any, settings: Settings, scale: Scale) -> Any:
+def deployment(serve: Any, settings: Settings, scale: Scale) -> Any:
     """The deployment: Serve's own queue is the wider one, so that refusals are ours."""
     ongoing = settings.limits.ongoing
     size: dict[str, Any] = {"num_replicas": scale.least}
@@ -177,6 +258,11 @@ def _deployment(serve: Any, settings: Settings, scale: Scale) -> Any:
                 "min_replicas": scale.least,
                 "max_replicas": scale.most,
                 "target_ongoing_requests": max(1, ongoing // 4),
+                # Another replica within seconds of the load, and away again after minutes.
+                "metrics_interval_s": 2.0,
+                "look_back_period_s": 6.0,
+                "upscale_delay_s": 4.0,
+                "downscale_delay_s": 120.0,
             }
         }
     return serve.deployment(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -21,10 +20,11 @@ from ray.util.scheduling_strategies import (
 
 from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.coordinator import Coordinator, read_round
-from codex_ray.cluster.crew import Crew
+from codex_ray.cluster.crew import Berth, Crew
 from codex_ray.cluster.doors import ray_at
 from codex_ray.cluster.shared_data import reference_for
-from codex_ray.cluster.underway import Asking
+from codex_ray.cluster.standby import Standby
+from codex_ray.cluster.underway import Asking, tell_of_loss
 from codex_ray.errors import ClusterError
 from codex_ray.records.run_directory import RunDirectory
 from codex_ray.threads import import_torch_alone, importing
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from codex_ray.experiment import Experiment
     from codex_ray.federation.state import RoundResult
 
-LOG = logging.getLogger(__name__)
 REPLACED: Final = 3
 """Coordinators that may be lost one after the other, with no round done in between."""
 
@@ -125,10 +124,17 @@ def ray_rounds(
     """
     paths = [str(Path.cwd()), *[path for path in sys.path if path]]
     ready, told, lost, term = False, -1, 0, 0
-    with closing(Crew.start(experiment, paths, data=reference_for(experiment))) as crew:
+    with ExitStack() as stack:
+        crew = Crew.start(experiment, paths, data=reference_for(experiment))
+        stack.callback(crew.close)
+        standby = Standby(lambda: _coordinator(crew.berth), wanted=experiment.cluster.standby)
+        stack.callback(standby.close)
         while True:
             try:
-                results = _rounds_of_one(experiment, directory, crew, term=term, kills=kills)
+                coordinator = standby.take()
+                results = _rounds_of_one(
+                    coordinator, experiment, directory, crew, term=term, kills=kills
+                )
                 with closing(results):
                     for result in results:
                         if result is None and not ready:
@@ -136,6 +142,7 @@ def ray_rounds(
                             yield None
                         if result is not None and result.round > told:
                             told, lost = result.round, 0
+                            standby.told()
                             yield result
                     return
             except (RayActorError, _Silent) as error:
@@ -146,13 +153,24 @@ def ray_rounds(
                         f"{lost} coordinators were lost one after the other ({cause}): "
                         f"codex-ray run --resume {directory.path}"
                     ) from error
-                LOG.warning(
-                    "the coordinator was lost (%s): another goes on from its last checkpoint", cause
-                )
+                tell_of_loss(directory, cause, round=told + 1)
+
+
+def _coordinator(berth: Berth) -> Any:
+    """A coordinator on this node, which builds itself while others go on."""
+    coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
+    coordinator.build.remote(berth.spec, berth)
+    return coordinator
 
 
 def _rounds_of_one(
-    experiment: Experiment, directory: RunDirectory, crew: Crew, *, term: int, kills: str
+    coordinator: Any,
+    experiment: Experiment,
+    directory: RunDirectory,
+    crew: Crew,
+    *,
+    term: int,
+    kills: str,
 ) -> Generator[RoundResult | None, None, None]:
     """The same from one coordinator, who begins with the last round that is persisted.
 
@@ -160,7 +178,6 @@ def _rounds_of_one(
         RayActorError, _Silent: it is lost.
         CodexRayError: whatever ends the run.
     """
-    coordinator = Coordinator.options(scheduling_strategy=_here()).remote()
     place = str(directory.path.resolve())
     asking = Asking(directory.path)
     try:

@@ -19,7 +19,7 @@ from ray import tune
 
 from codex_ray.api import plan, run
 from codex_ray.cluster.shared_data import told_of
-from codex_ray.config import load_yaml, override, resolved
+from codex_ray.config import forget_findings, load_yaml, override, resolved
 from codex_ray.errors import RunDirectoryError
 from codex_ray.experiment import Experiment
 from codex_ray.federation.run import EXTRAPOLATED
@@ -163,8 +163,9 @@ def _check_same(experiment: Experiment, directory: RunDirectory) -> None:
     Raises:
         RunDirectoryError: it is one.
     """
-    asked = resolved(experiment)
-    held = load_yaml(directory.config)
+    asked, held = resolved(experiment), load_yaml(directory.config)
+    for mapping in (asked, held):
+        forget_findings(mapping)
     if differing := sorted(k for k in asked if k != "plan" and held.get(k) != asked[k]):
         raise RunDirectoryError(
             f"{directory.path}: holds a run that differs in {', '.join(differing)}: choose "

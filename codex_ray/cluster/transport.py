@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -16,134 +15,16 @@ from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.hosts import INLINE, as_frame, as_raw
 from codex_ray.cluster.packing import Costs, Pool
 from codex_ray.cluster.roll_call import RollCall
-from codex_ray.errors import ClusterError, HostLost
-from codex_ray.federation.messages import Trained
+from codex_ray.cluster.trip import Trip
+from codex_ray.errors import HostLost
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Frames, work_here
 from codex_ray.types import ClientId, Stage
 from codex_ray.wire import Frame, kind_of
 
 IN_FLIGHT: Final = 2
-TRIES: Final = 4
-"""Hosts that may be lost over one chunk, until its clients are taken to be the reason."""
 GLANCE: Final = 0.5
 """Seconds after which a trip looks whether a host that was away is back."""
-
-Chunk = tuple[ClientId, ...]
-"""Clients that one call carries."""
-
-
-@dataclass
-class _Trip:
-    """One exchange under way: what still has to go out, what is out, and what came of it.
-
-    Attributes:
-        stage: of the frames that go out.
-        outbox: each client's frame.
-        shared: the one large frame that everyone gets, in the object store; else None.
-        own: for each host the chunks that only it can do.
-        pool: clients for whichever host comes first.
-        again: chunks of the pool whose host was lost.
-        tries: how many hosts were lost over a chunk.
-        waiting: the calls that are out, with their hosts, their tickets and their chunks.
-        done: for each host, chunks of the pool that it has trained in this trip.
-        inbox: the replies that came.
-        lost: clients who were not heard because their host is gone.
-        asked_again: whether clients who have sent their summand along still have something to say.
-    """
-
-    stage: Stage
-    outbox: Frames
-    shared: Any | None
-    own: list[deque[Chunk]]
-    pool: Pool | None = None
-    again: deque[Chunk] = field(default_factory=deque)
-    tries: dict[Chunk, int] = field(default_factory=dict)
-    waiting: dict[Any, tuple[int, int, Chunk]] = field(default_factory=dict)
-    done: dict[int, list[Chunk]] = field(default_factory=dict)
-    inbox: dict[ClientId, bytes] = field(default_factory=dict)
-    lost: set[ClientId] = field(default_factory=set)
-    asked_again: bool = False
-
-    def next_for(self, host: int) -> Chunk:
-        """The chunk that the host is to do next, taken off; empty when there is none for it."""
-        if self.own[host]:
-            return self.own[host].popleft()
-        if self.again:
-            return self.again.popleft()
-        return self.pool.take() if self.pool is not None else ()
-
-    def take(self, parcel: Parcel) -> None:
-        """Keeps the replies of a chunk; equal ones stay one object."""
-        copies = {id(frame): bytes(frame) for frame in parcel.frames.values()}
-        self.inbox |= {client: copies[id(frame)] for client, frame in parcel.frames.items()}
-
-    def go_without(self, clients: set[ClientId], reason: str) -> None:
-        """Gives clients up, when it is too late to try the round again.
-
-        From the first unmask request on the survivor set is final: there is no second try.
-
-        Raises:
-            HostLost: it is not final yet.
-        """
-        if self.stage < Stage.UNMASK:
-            raise HostLost(reason)
-        self.lost |= clients
-
-    def without(self, chunk: Chunk, reason: str, *, begun: bool = True) -> None:
-        """Has others do a chunk that was out on a host when it was lost.
-
-        Args:
-            chunk: of clients.
-            reason: why the host is lost.
-            begun: whether the host may have begun with it, and be lost because of it.
-
-        Raises:
-            ClusterError: too many hosts were lost over this chunk.
-            HostLost: the round has to start over.
-        """
-        if self.pool is None:
-            self.go_without(set(chunk), reason)
-            return
-        self.tries[chunk] = self.tries.get(chunk, 0) + begun
-        if self.tries[chunk] >= TRIES:
-            raise ClusterError(
-                f"{TRIES} hosts were lost over clients {chunk[0]} to {chunk[-1]} ({reason}): do "
-                "they need more memory than a host has?"
-            )
-        self.again.append(chunk)
-
-    def undo(self, host: int) -> None:
-        """Has others train whom only a lost host knew the rest of.
-
-        Raises:
-            HostLost: the round has to start over.
-        """
-        for earlier in self.done.pop(host, []):
-            self.undo_chunk(earlier, f"host {host} is gone")
-
-    def undo_chunk(self, chunk: Chunk, reason: str) -> None:
-        """Has others train those of a chunk who are not done, as its host is gone.
-
-        A client that has sent its summand along is done: another one of this attempt would be a
-        second release. One that has only said that it is trained has its keys and its update
-        there, and starts over elsewhere.
-
-        Raises:
-            HostLost: somebody who is done is still to be asked something.
-        """
-        undone = tuple(c for c in chunk if _only_trained(self.inbox.get(c)))
-        if self.asked_again and any(c in self.inbox and c not in undone for c in chunk):
-            raise HostLost(f"{reason}, and its clients are still to be asked")
-        for client in undone:
-            del self.inbox[client]
-        if undone:
-            self.again.append(undone)
-
-
-def _only_trained(reply: bytes | None) -> bool:
-    """Whether the client has said that it is trained, and no more."""
-    return reply is not None and kind_of(reply) is Trained
 
 
 class RayTransport:
@@ -192,7 +73,7 @@ class RayTransport:
         self._asked_again = asked_again
         self._place: dict[ClientId, int] = {}
         self._warm: set[int] = set()
-        self._trip: _Trip | None = None
+        self._trip: Trip | None = None
         self.lost: frozenset[ClientId] = frozenset()
 
     @property
@@ -270,13 +151,13 @@ class RayTransport:
             "away": self._hosts.away,
         }
 
-    def _prepare(self, outbox: Frames) -> _Trip:
+    def _prepare(self, outbox: Frames) -> Trip:
         """The exchange before anything is out: whoever is not bound to a host is in the pool."""
         stage = kind_of(next(iter(outbox.values()))).stage
         clients = sorted(outbox)
         if stage is Stage.TRAIN:  # they may all have been lost when it was too late to try again
             self.wait(at_least=1)
-        trip = _Trip(
+        trip = Trip(
             stage,
             outbox,
             _shared(outbox),
@@ -299,7 +180,7 @@ class RayTransport:
             self._abandon(host, trip, "it is away")
         return trip
 
-    def _fill(self, trip: _Trip) -> None:
+    def _fill(self, trip: Trip) -> None:
         """Gives every host something to do, as far as there is something."""
         busy = [host for host, _, _ in trip.waiting.values()]
         for flight in range(IN_FLIGHT):
@@ -307,7 +188,7 @@ class RayTransport:
                 if busy.count(host) <= flight:
                     self._submit(host, trip)
 
-    def _submit(self, host: int, trip: _Trip) -> None:
+    def _submit(self, host: int, trip: Trip) -> None:
         """Gives the host its next chunk, if there is one for it."""
         chunk = trip.next_for(host)
         if not chunk:
@@ -322,7 +203,7 @@ class RayTransport:
             ref = actor.handle.remote(ticket, as_raw(parcel.to_bytes()))
         trip.waiting[ref] = (host, ticket, chunk)
 
-    def _receive(self, ref: Any, trip: _Trip) -> None:
+    def _receive(self, ref: Any, trip: Trip) -> None:
         """Takes what a host has sent, or that it is lost, and keeps it busy."""
         host, ticket, chunk = trip.waiting.pop(ref)
         try:
@@ -349,7 +230,7 @@ class RayTransport:
         self._warm.add(host)  # its first chunk took what it took to warm up
         self._submit(host, trip)
 
-    def _lose(self, host: int, trip: _Trip, cause: str) -> None:
+    def _lose(self, host: int, trip: Trip, cause: str) -> None:
         """Does without a host, as far as that can be.
 
         Raises:
@@ -360,12 +241,12 @@ class RayTransport:
         trip.undo(host)
         self._abandon(host, trip, cause)
 
-    def _abandon(self, host: int, trip: _Trip, cause: str) -> None:
+    def _abandon(self, host: int, trip: Trip, cause: str) -> None:
         """Gives up what only this host could still do."""
         while trip.own[host]:
             trip.go_without(set(trip.own[host].popleft()), f"host {host}: {cause}")
 
-    def _give_up(self, trip: _Trip) -> None:
+    def _give_up(self, trip: Trip) -> None:
         """Does without every host that still owes something: each has been silent for so long.
 
         Raises:

@@ -1,9 +1,13 @@
-"""What a round that takes its time is at: asked of the coordinator, which answers meanwhile."""
+"""What a round that takes its time is at: asked of the coordinator, which answers meanwhile.
+
+And that a coordinator is lost, which it cannot write into the run's log itself.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +15,12 @@ import ray
 from ray.exceptions import RayError
 
 from codex_ray.errors import RunDirectoryError
+from codex_ray.records.json_logs import COORDINATOR_LOST, JsonLog
+from codex_ray.records.run_directory import RunDirectory
+from codex_ray.records.run_status import run_name
 from codex_ray.records.underway import Underway, over
 
+LOG = logging.getLogger(__name__)
 PAUSE: Final = 1.0
 """Seconds without a round after which the coordinator is asked, and then again and again."""
 PATIENCE: Final = 0.5
@@ -48,3 +56,22 @@ class Asking:
     def close(self) -> None:
         """Nothing is under way any more."""
         over(self._directory)
+
+
+def tell_of_loss(directory: RunDirectory, cause: object, *, round: int) -> None:
+    """Warns that the coordinator was lost, on stderr and in the log of its run.
+
+    Args:
+        directory: of the run.
+        cause: of the loss, in words.
+        round: the first that was not told of.
+    """
+    with ExitStack() as stack:
+        with suppress(RunDirectoryError):  # then the log goes without this line
+            log = JsonLog(directory.log, run=run_name(directory.path), first_round=round)
+            stack.callback(log.close)
+        LOG.warning(
+            "the coordinator was lost (%s): another goes on from its last checkpoint",
+            cause,
+            extra={"event": COORDINATOR_LOST},
+        )

@@ -103,8 +103,19 @@ class Mute(Component):
     share: float = Field(
         default=0, ge=0, lt=1, description="Chance of any client to be one, drawn once."
     )
-    stage: Literal["train", "advertise_keys", "share_keys", "masked_input", "unmask"] = Field(
-        default="masked_input", description="The first trip that they do not answer."
+    stage: Literal[
+        "train",
+        "enrol",
+        "advertise_keys",
+        "reveal_nonces",
+        "share_keys",
+        "masked_input",
+        "confirm_survivors",
+        "unmask",
+    ] = Field(
+        default="masked_input",
+        description="The first trip that they do not answer; where the protocol has no such trip, "
+        "the next one that it has.",
     )
 
     def is_one(self, client: ClientId, public: SeedTree) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from codex_ray.errors import ConfigError
 from codex_ray.federation.algorithms import FedAvg
 from codex_ray.federation.charges import Charge, Survivors
 from codex_ray.federation.faults import Dropouts, Faults
+from codex_ray.federation.fedadam import FedAdam
 from codex_ray.federation.field import Load
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.federation.spaced_sampling import SpacedCohorts
@@ -56,6 +57,16 @@ CentralNoise: TypeAlias = CentralGaussian | AdaptiveGaussian | CorrelatedGaussia
 AnyProtocol: TypeAlias = Clear | Ideal | SecAgg | SecAggPlus | OneShot
 
 
+def _fedavg_unless_said(given: Any) -> Any:
+    """`algorithm: {learning_rate: 0.5}` is a step of FedAvg."""
+    return {"kind": "fedavg", **given} if isinstance(given, dict) else given
+
+
+AnyAlgorithm: TypeAlias = Annotated[
+    Annotated[FedAvg | FedAdam, Field(discriminator="kind")], BeforeValidator(_fedavg_unless_said)
+]
+
+
 class Federation(Component):
     """What happens to updates between the clients and the global model."""
 
@@ -74,7 +85,7 @@ class Federation(Component):
         | SkellamNoise
         | LocalGaussian
     ) = Field(default=NoMechanism(), discriminator="kind", description="How a sum is released.")
-    algorithm: FedAvg = Field(
+    algorithm: AnyAlgorithm = Field(
         default=FedAvg(), description="How a released update moves the parameters."
     )
     dropouts: Dropouts = Field(

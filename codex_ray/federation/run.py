@@ -100,7 +100,7 @@ class Run:
                 trace.seconds = prepared | trace.seconds
                 return after, trace, attempt + 1
             except HostLost as lost:
-                where = {"round": state.round, "attempt": attempt}
+                where = {"round": state.round, "attempt": attempt, "event": "attempt_failed"}
                 LOG.warning(
                     "attempt %d at round %d failed: %s", attempt, state.round, lost, extra=where
                 )

@@ -103,7 +103,7 @@ class ServerState:
         run: 16 bytes that name the run; every session's keys are bound to it.
         round: the next round to run.
         params: the global parameters [d], float32.
-        optimiser: the algorithm's state [d], float64.
+        optimiser: the algorithm's state [d] or [k, d], float64.
         mechanism: the mechanism's state, which is public.
         ledgers: one for each unit that a claim is made for.
         plan: by which the clients are trained, in one line.

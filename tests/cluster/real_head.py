@@ -35,12 +35,16 @@ class RealHead:
         files: of its TLS; None without.
         mark: what its processes have in their environment.
         demands: whether it demands the token.
+        ip: its address: one of loopback, all of which (127.0.0.0/8) are this machine's.
+        cpus: that it says that it has.
     """
 
     folder: Path
     token: Path
     files: NodeFiles | None
     demands: bool = True
+    ip: str = "127.0.0.1"
+    cpus: int = 2
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
     port: int = 0
     dashboard: int = 0
@@ -49,7 +53,7 @@ class RealHead:
     @property
     def address(self) -> str:
         """Of the GCS."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.ip}:{self.port}"
 
     def environment(self) -> dict[str, str]:
         """What a driver that may come in has in its environment."""
@@ -59,10 +63,13 @@ class RealHead:
             "HOME": str(self.folder),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_USAGE_STATS_ENABLED": "0",
-            # The switch by which Ray stays on loopback, on every system.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_worker_niceness": "0",
+            # Where "auto" looks for the address of the cluster.
+            "RAY_TMPDIR": str(self.folder),
         }
+        if self.ip == "127.0.0.1":
+            # The switch by which Ray stays on loopback, on every system; no other node may join.
+            mine["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         if self.demands:
             mine |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
         return kept | mine | (self.files.environment if self.files else {})
@@ -70,15 +77,30 @@ class RealHead:
     def start(self, *, dashboard: bool) -> None:
         """Starts it, and returns when it is up."""
         self.port, self.dashboard, self.client = free_port(), free_port(), free_port()
-        command = [*RAY, "start", "--head", f"--port={self.port}", "--num-cpus=2", "--num-gpus=0"]
-        command += [f"--temp-dir={self.folder}", "--object-store-memory=100000000"]
-        command += ["--disable-usage-stats", f"--include-dashboard={dashboard}"]
-        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
-        command += [f"--dashboard-agent-listen-port={free_port()}"]
+        command = ["--head", f"--port={self.port}", f"--temp-dir={self.folder / 'ray'}"]
+        command += [f"--include-dashboard={dashboard}", "--dashboard-host=127.0.0.1"]
+        command += [f"--dashboard-port={self.dashboard}"]
         command += [f"--ray-client-server-port={self.client}"]
-        environment = self.environment() | {MARK: self.mark}
+        self._start(command, self.environment(), ip=self.ip, cpus=self.cpus)
+
+    def join(self, files: NodeFiles, *, ip: str, cpus: int) -> None:
+        """Starts another node, with keys of its own, and returns when it has joined."""
+        environment = self.environment() | files.environment
+        self._start([f"--address={self.address}"], environment, ip=ip, cpus=cpus)
+
+    def _start(self, words: list[str], environment: dict[str, str], *, ip: str, cpus: int) -> None:
+        command = [*RAY, "start", *words, f"--num-cpus={cpus}", "--num-gpus=0"]
+        command += ["--object-store-memory=100000000", "--disable-usage-stats"]
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
+        if ip != "127.0.0.1":  # which Ray takes for the name of the machine
+            command += [f"--node-ip-address={ip}"]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command,
+            env=environment | {MARK: self.mark},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -18,6 +18,7 @@ import pytest
 import codex_ray
 from codex_ray.assembly import assemble
 from codex_ray.cli import main
+from codex_ray.cluster import chaos_watch
 from codex_ray.cluster.chaos import ChaosPlan, chaos, quiet_run
 from codex_ray.cluster.chaos_cluster import left_behind, stores
 from codex_ray.cluster.chaos_findings import (
@@ -58,6 +59,7 @@ def plain(silos: dict[str, Any]) -> dict[str, Any]:
     return silos | {"trainer": trainer, "budget": {}, "rounds": 4, "federation": federation}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_a_run_ends_the_same_whoever_is_killed(plain: dict[str, Any], tmp_path: Path) -> None:
     """On one Ray, so without nodes: hosts at train and at unmask, and a coordinator."""
@@ -194,6 +196,25 @@ def test_growth_is_of_each_life_whatever_its_level() -> None:
     assert leaking is not None and leaking.slope == pytest.approx(2.0)
     assert growth([grown("host", *[0] * 8, each=MIB)], "host") is None
     assert growth(flat, "driver") is None
+
+
+def test_a_coordinator_is_one_from_its_first_round_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits to take over loads all that it needs meanwhile, which is no growth."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    titles = iter(["build", "", "run", "", "status"])
+    try:
+        watch = Watch()
+        for told in range(5):
+            title = f"ray::CoordinatorServer.{next(titles)}".rstrip(".")
+            monkeypatch.setattr(
+                chaos_watch, "title_of", lambda pid, at=title: at if pid == child.pid else ""
+            )
+            watch.look(driver=0, told=told)
+        (life,) = watch.lives
+        assert life.role == "coordinator" and [at for at, _ in life.samples] == [2, 3, 4]
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_a_watch_sees_the_driver_and_its_memory_once_a_round() -> None:

@@ -123,6 +123,7 @@ def test_a_real_footprint_is_more_than_its_tensors() -> None:
     assert found.total > found.context > 0 and found.held >= held.numel() * 4
 
 
+@pytest.mark.slow
 def test_hosts_share_a_gpu(one_gpu: None, devices: dict[str, Any], monkeypatch: Any) -> None:
     seen = Footprint(context=GIB, held=3 * GIB, total=16 * GIB)
     monkeypatch.setattr("codex_ray.cluster.crew.footprint_of", lambda *_: seen)
@@ -133,6 +134,7 @@ def test_hosts_share_a_gpu(one_gpu: None, devices: dict[str, Any], monkeypatch: 
     crew.close()
 
 
+@pytest.mark.slow
 def test_a_scout_whose_work_fails_says_so(one_gpu: None, devices: dict[str, Any]) -> None:
     """This machine has no GPU but Ray believes it has: the work fails there, and not in a round."""
     if torch.cuda.is_available():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import yaml
 
 from codex_ray.cluster.certificates import NodeFiles
+from codex_ray.cluster.serve_import import application, read_arguments
 
 FOLDER = Path("cluster/kuberay")
 SCHEMA = json.loads(Path("tests/vectors/kuberay_v1.json").read_text())
@@ -90,15 +93,122 @@ def test_nothing_is_root_or_writable_but_what_has_to_be(name: str) -> None:
     assert all(not one["template"]["spec"]["automountServiceAccountToken"] for one in workers)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_it_passes_what_the_operator_itself_checks(name: str) -> None:
+    """The rules of KubeRay's operator beyond the schema (controllers/ray/utils/validation.go)."""
+    found, spec = manifest(name), cluster(name)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,39}[a-z0-9])?", found["metadata"]["name"])
+    # A token needs a version from which on Ray has them.
+    assert tuple(int(part) for part in spec["rayVersion"].split(".")) >= (2, 52, 0)
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert "labels" not in group["rayStartParams"]
+        assert not {"resources", "suspend"} & group.keys()
+        containers = group["template"]["spec"]["containers"]
+        assert len(containers) >= 1
+        assert group["template"]["spec"].get("restartPolicy", "Never") == "Never"
+        told = {variable["name"] for variable in containers[0]["env"]}
+        assert not {"RAY_REDIS_ADDRESS", "REDIS_USERNAME", "RAY_enable_autoscaler_v2"} & told
+    job = found["spec"]
+    if name == "ray-job":
+        assert job["backoffLimit"] >= 0 < job["activeDeadlineSeconds"]
+        assert job["shutdownAfterJobFinishes"] or not job["ttlSecondsAfterFinished"]
+        assert job["submissionMode"] in ("K8sJobMode", "HTTPMode")
+    if name == "ray-service":
+        ways = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
+        assert job["upgradeStrategy"]["type"] in ways
+        assert {"http_options", "applications"} <= yaml.safe_load(job["serveConfigV2"]).keys()
+
+
+def strict(schema: Any) -> Any:
+    """A schema of Kubernetes as a JSON schema that refuses what it does not name."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    found = {key: strict(it) for key, it in schema.items() if (key, type(it)) != ("format", str)}
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+@pytest.mark.skipif("CODEX_RAY_KUBERAY_CRDS" not in os.environ, reason="names no folder of CRDs")
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_of_the_form_of_the_definitions_that_a_kuberay_installs(name: str) -> None:
+    """CODEX_RAY_KUBERAY_CRDS is helm-chart/kuberay-operator/crds of a KubeRay that you have."""
+    folder = Path(os.environ["CODEX_RAY_KUBERAY_CRDS"])
+    definition = yaml.safe_load((folder / f"ray.io_{KINDS[name].lower()}s.yaml").read_text())
+    (schema,) = [
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        for version in definition["spec"]["versions"]
+        if version["name"] == "v1"
+    ]
+    jsonschema.validate(manifest(name)["spec"], strict(schema))
+
+
+def test_a_definition_is_read_as_strictly_as_kubernetes_is_asked_to() -> None:
+    memory = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}]}
+    schema = strict(
+        {
+            "type": "object",
+            "properties": {
+                "replicas": {"type": "integer", "format": "int32"},
+                "limits": {"type": "object", "additionalProperties": memory},
+                "pods": {"type": "array", "items": {"properties": {"name": {"type": "string"}}}},
+            },
+        }
+    )
+    right = {"replicas": 1, "limits": {"memory": "8Gi", "cpu": 2}, "pods": [{"name": "a"}]}
+    jsonschema.validate(right, schema)
+    for wrong in ({"replica": 1}, {"replicas": "1"}, {"pods": [{"nam": "a"}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(right | wrong, schema)
+
+
+def test_every_claim_that_is_mounted_is_made() -> None:
+    made = {}
+    for file in FOLDER.iterdir():
+        for document in yaml.safe_load_all(file.read_text()):
+            if document["kind"] == "PersistentVolumeClaim":
+                made[document["metadata"]["name"]] = document["spec"]
+    mounted = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for name in KINDS
+        for pod in pods(name)
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert mounted == made.keys() == {"codex-ray-runs", "codex-ray-models"}
+    assert made["codex-ray-runs"]["accessModes"] == ["ReadWriteOnce"]  # of one pod, the head's
+    assert made["codex-ray-models"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_what_is_served_is_ours_and_its_files_are_where_every_pod_has_them() -> None:
+    config = yaml.safe_load(manifest("ray-service")["spec"]["serveConfigV2"])
+    (served,) = config["applications"]
+    assert served["import_path"] == f"{application.__module__}:{application.__name__}"
+    asked = read_arguments(served["args"])
+    assert asked.proxies == 1 and config["http_options"].keys() == {
+        "host", "port", "request_timeout_s"
+    }  # fmt: skip  # TLS ends before it
+    for pod in pods("ray-service"):
+        mounts = [one["mountPath"] for one in pod["spec"]["containers"][0]["volumeMounts"]]
+        for path in (asked.registry, asked.keys, asked.budgets, *asked.trust):
+            assert any(str(path) == mount or Path(mount) in path.parents for mount in mounts)
+
+
 def test_the_three_have_one_cluster_between_them() -> None:
-    assert cluster("ray-cluster") == cluster("ray-service")
-    job = cluster("ray-job")
-    for pod in (job["headGroupSpec"], *job["workerGroupSpecs"]):
-        spec = pod["template"]["spec"]
-        spec["volumes"] = [one for one in spec["volumes"] if one["name"] != "runs"]
-        mounts = spec["containers"][0]["volumeMounts"]
-        spec["containers"][0]["volumeMounts"] = [one for one in mounts if one["name"] != "runs"]
-    assert job == cluster("ray-cluster")
+    own = {"runs", "models", "given", "access"}
+    for name in ("ray-job", "ray-service"):
+        found = cluster(name)
+        for pod in (found["headGroupSpec"], *found["workerGroupSpecs"]):
+            spec = pod["template"]["spec"]
+            ray = spec["containers"][0]
+            ray["volumeMounts"] = [it for it in ray["volumeMounts"] if it["name"] not in own]
+            for part in ("volumes", "initContainers"):
+                spec[part] = [it for it in spec[part] if it["name"] not in own]
+        assert found == cluster("ray-cluster")
 
 
 def test_the_policy_stands_before_every_pod_and_lets_only_the_cluster_in() -> None:

@@ -16,11 +16,13 @@ import ray
 from codex_ray.cluster.hosts import CarrierServer
 from codex_ray.cluster.packing import Costs, Pool
 from codex_ray.cluster.roll_call import LOSSES, REPLACED, TICKETS, RollCall
-from codex_ray.cluster.transport import RayTransport, _Trip
+from codex_ray.cluster.transport import RayTransport
+from codex_ray.cluster.trip import Trip
 from codex_ray.errors import ClusterError, DataError, HostLost
 from codex_ray.federation.messages import Enrolled, Trained, TrainTask
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Frames
+from codex_ray.records.json_logs import HOST_LOST, HOST_REPLACED
 from codex_ray.types import Stage
 from codex_ray.wire import read_frame
 
@@ -117,20 +119,30 @@ def test_a_new_ticket_begins_with_clients_who_were_asked_nothing() -> None:
     assert not Parcel.read(bytes(host.handle(TICKETS, parcel(5)))).frames
 
 
-def test_a_host_that_is_lost_comes_back_on_another_ticket(start: Callable[..., Any]) -> None:
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of the run's own machines, as its log and its metrics call it."""
+    return [record.event for record in caplog.records]  # type: ignore[attr-defined]
+
+
+def test_a_host_that_is_lost_comes_back_on_another_ticket(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     roll = RollCall([start(), start()])
     assert roll.wait(at_least=2, deadline=NEEDED) in ([0, 1], [1, 0])
     kill(roll.actor(1))
     roll.lost(1, "killed")
     roll.lost(1, "killed")  # said of each call that was out
     assert roll.present == [0] and roll.away == [1] and roll.ticket(1) == 1
+    assert events(caplog) == [HOST_LOST]
     roll.wait(at_least=2, deadline=NEEDED)
     ray.get(roll.actor(1).handle.remote(1, parcel(1)))
     with pytest.raises(HostLost, match="its ticket is old"):
         ray.get(roll.actor(1).handle.remote(0, parcel(1)))
 
 
-def test_another_takes_the_place_of_a_host_that_keeps_failing(start: Callable[..., Any]) -> None:
+def test_another_takes_the_place_of_a_host_that_keeps_failing(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     roll = RollCall([start()], another=lambda _: start())
     first = roll.actor(0)
     for _ in range(LOSSES - 1):
@@ -145,6 +157,7 @@ def test_another_takes_the_place_of_a_host_that_keeps_failing(start: Callable[..
         roll.wait(at_least=1, deadline=NEEDED)
         roll.lost(0, "killed")
     assert roll.actor(0) is not first
+    assert events(caplog) == [HOST_LOST] * (2 * LOSSES - 1) + [HOST_REPLACED]
     roll.wait(at_least=1, deadline=NEEDED)
 
 
@@ -191,6 +204,7 @@ def test_whoever_was_trained_on_a_lost_host_is_trained_elsewhere(
     assert all((3, client) in trained[transport._place[client]] for client in range(40))
 
 
+@pytest.mark.slow
 def test_clients_who_take_one_host_after_the_other_along_end_the_run(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -239,7 +253,7 @@ def test_who_is_done_is_kept_unless_the_round_still_asks_something() -> None:
     """A summand that came is not asked for twice; who has to be asked again starts over."""
     done, trained = Enrolled().to_frame(), Trained(b"").to_frame()
     for asked_again in (False, True):
-        trip = _Trip(Stage.TRAIN, {}, None, [], pool=Pool([], Costs(4), hosts=1))
+        trip = Trip(Stage.TRAIN, {}, None, [], pool=Pool([], Costs(4), hosts=1))
         trip.asked_again = asked_again
         trip.inbox = {0: done, 1: trained, 2: trained}
         trip.done = {0: [(0, 1)], 1: [(2,)]}

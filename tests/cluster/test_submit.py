@@ -118,7 +118,7 @@ def test_a_job_is_followed_and_its_run_is_what_it_wrote(
     assert status == 0, again
     assert contents(tmp_path / "again") == contents(there)
     # Ray keeps the log of the job that carried the run, for all to read: it is sealed.
-    logs = list(head.folder.glob("session_2*/logs/job-driver-*fetch*"))
+    logs = list(head.folder.glob("ray/session_2*/logs/job-driver-*fetch*"))
     assert len(logs) == 2
     for log in logs:
         with pytest.raises(ClusterError):

@@ -168,6 +168,7 @@ def test_the_command_of_the_winner_runs_the_same_model_with_secure_aggregation(
     assert alone.protocol == "secagg_plus" and alone.epsilon == found["epsilon"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_asha_stops_what_is_worse_and_all_trials_read_one_data_set(workplace) -> None:
     """Only the process that began the sweep opens it; the others have it from the object store."""
@@ -191,6 +192,7 @@ def test_asha_stops_what_is_worse_and_all_trials_read_one_data_set(workplace) ->
     assert len(result.points) == 4 - len(stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_the_trainable_is_for_a_tuner_of_one_s_own(workplace) -> None:
     from ray import tune

@@ -144,6 +144,35 @@ def test_mute_clients_are_the_same_in_every_round_and_as_many_as_asked() -> None
     assert Faults(mute=Mute(clients=(1, 5))).chance(8) == 0.25
 
 
+def test_a_client_is_mute_at_any_trip_of_any_protocol_or_at_the_next_that_it_has(silos) -> None:
+    """Client 3 is heard in all trips before it, and is in the sum if it had its input sent."""
+    malicious = {"kind": "secagg", "adversary": "malicious"}  # has them all
+    every = {stage.name.lower(): stage for stage in Stage if stage is not Stage.DEBUG}
+    enrolled = {"kind": "secagg", "adversary": "semi_honest", "keys": "enrolled"}
+    in_enrolled = every | {
+        "reveal_nonces": Stage.SHARE_KEYS,
+        "confirm_survivors": Stage.UNMASK,
+    }
+    unknown = enrolled | {"keys": "session"}
+    in_unknown = in_enrolled | {"enrol": Stage.ADVERTISE_KEYS}
+    ideal = {"kind": "ideal"}
+    later = ("enrol", "advertise_keys", "reveal_nonces", "share_keys")
+    in_ideal = in_unknown | dict.fromkeys(later, Stage.MASKED_INPUT)
+    silos["federation"]["dropouts"] = {}
+    for protocol, falls in (
+        (malicious, every),
+        (enrolled, in_enrolled),
+        (unknown, in_unknown),
+        (ideal, in_ideal),
+    ):
+        for name, expected in falls.items():
+            muted = {"clients": [3], "stage": name}
+            silos["federation"] |= {"protocol": protocol, "faults": {"mute": muted}}
+            _, trace, _ = a_round(silos)
+            assert trace.silent == {3: expected} and trace.aborted is None, (protocol, name)
+            assert (3 in trace.members) == (expected > Stage.MASKED_INPUT)
+
+
 def test_the_chance_of_all_faults_together_is_that_of_the_draws() -> None:
     faults, load = Faults.model_validate(EVERYTHING), Load(down=31_400, up=31_400)
     found = [faults.silent_from(c, c, PUBLIC, load=load) is not None for c in range(1500)]

@@ -30,7 +30,16 @@ def lines(result: RunResult) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside", "shared"])
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        "silos",
+        "devices",
+        pytest.param("adaptive", marks=pytest.mark.slow),
+        pytest.param("inside", marks=pytest.mark.slow),
+        "shared",
+    ],
+)
 def test_every_protocol_gives_the_same_model(experiment, request, finished, tmp_path) -> None:
     config = request.getfixturevalue(experiment)
     kinds = ["ideal", "secagg", "secagg_plus"] + ["clear"] * (
@@ -74,7 +83,7 @@ def interrupt_after(rounds: int):
 
 
 @pytest.mark.parametrize("experiment", ["silos", "devices", "adaptive", "inside", "shared"])
-@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_uninterrupted_one(
     experiment, after, request, finished, tmp_path
 ) -> None:
@@ -89,6 +98,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert lines(resumed) == lines(whole)
     for name in ("model.safetensors", "privacy.json", "config.yaml"):
         assert (tmp_path / "cut" / name).read_bytes() == Path(whole.directory, name).read_bytes()
+
+
+def test_a_resumed_run_has_both_of_fedadams_moments(silos, tmp_path) -> None:
+    adam = {"federation.algorithm": {"kind": "fedadam", "learning_rate": 0.05}}
+    whole = codex_ray.run(silos, adam, out=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        codex_ray.run(silos, adam, out=tmp_path / "cut", watch=interrupt_after(2))
+    resumed = codex_ray.run(resume=tmp_path / "cut")
+    plain = codex_ray.run(silos, out=tmp_path / "plain")
+    assert resumed.model_sha256 == whole.model_sha256 != plain.model_sha256
 
 
 def test_a_run_resumes_from_before_its_first_round(silos, finished, tmp_path) -> None:
