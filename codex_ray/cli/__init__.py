@@ -18,9 +18,11 @@ from codex_ray.cli.certs import add_certs
 from codex_ray.cli.chaos import add_chaos
 from codex_ray.cli.cluster import add_cluster
 from codex_ray.cli.data import add_data
+from codex_ray.cli.ending import sigterm_as_interrupt
 from codex_ray.cli.keys import add_keys
 from codex_ray.cli.models import add_models
 from codex_ray.cli.options import BAD_INPUT, INTERRUPTED
+from codex_ray.cli.pipeline import add_pipeline
 from codex_ray.cli.run import add_run
 from codex_ray.cli.runs import add_runs
 from codex_ray.cli.schema import add_schema
@@ -34,15 +36,19 @@ from codex_ray.errors import CodexRayError, InputError
 COMMANDS = (
     *(add_run, add_sweep, add_submit, add_account, add_audit, add_bench, add_schema, add_keys),
     *(add_cluster, add_token, add_certs, add_status, add_runs, add_chaos, add_models, add_data),
-    *(add_serve, add_access),
+    *(add_serve, add_access, add_pipeline),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status of one command: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C."""
+    """The exit status of one command: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
+
+    Being asked to end (SIGTERM) is a Ctrl-C too.
+    """
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.command(arguments))
+        with sigterm_as_interrupt():
+            return int(arguments.command(arguments))
     except InputError as error:
         print(f"codex-ray: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ class _Subject:
     title: str
     parts: Mapping[str, Part]
     plot: Callable[[Sequence[Row], Path], None] | None = None
+    aside: frozenset[str] = frozenset()
+    """Parts that are measured only where they are named."""
 
 
 def _train() -> _Subject:
@@ -59,33 +62,55 @@ def _sweep() -> _Subject:
     return _Subject("Sweeps, against their bar", PARTS)
 
 
+def _serve() -> _Subject:
+    from codex_ray.bench.serving import PARTS
+
+    return _Subject("Serving, against its bars", PARTS)
+
+
+def _heart(data: str | None) -> _Subject:
+    from codex_ray.bench.heart_disease import parts_for, plot_heart
+
+    named = data or os.environ.get("CODEX_RAY_DATA")
+    parts = parts_for(None if named is None else Path(named))
+    title = "Heart Disease, four hospitals, against its bars"
+    return _Subject(title, parts, plot_heart, frozenset({"settings"}))
+
+
 SUBJECTS: Mapping[str, Callable[[], _Subject]] = {
     "train": _train,
     "round": _round,
     "scale": _scale,
     "privacy": _privacy,
     "sweep": _sweep,
+    "serve": _serve,
 }
 SECAGG = "secagg"
+HEART = "heart"
 
 
 def add_bench(commands: Commands) -> None:
     """The command and its options."""
     bench = commands.add_parser(
         "bench",
-        help="measure training, rounds, scale, sums, sweeps or privacy against their bars",
+        help="measure training, rounds, scale, sums, sweeps, serving, privacy or hospitals",
         description="train: client updates a CPU second, against a bare loop and Opacus. round: "
         "where a round's time goes. scale: cohorts, populations and hosts. secagg: protocols "
         "beside what they cannot be faster than. privacy: epsilons, audits and noise. sweep: many "
-        "runs through Ray Tune, beside the same runs one after the other.",
+        "runs through Ray Tune, beside the same runs one after the other. serve: requests a second "
+        "of a served model. heart: accuracy on the "
+        "four hospitals of UCI Heart Disease, with and without noise.",
     )
-    bench.add_argument("subject", choices=[*SUBJECTS, SECAGG], help="what to measure")
+    bench.add_argument("subject", choices=[*SUBJECTS, SECAGG, HEART], help="what to measure")
     bench.add_argument("--json", metavar="FILE", help="write the figures to a file as well")
     bench.add_argument(
-        "--plot", metavar="FILE", help="draw the figures as a PNG: train, round and scale"
+        "--plot", metavar="FILE", help="draw the figures as a PNG: train, round, scale and heart"
     )
     bench.add_argument(
         "--only", metavar="NAME", action="append", default=[], help="one part; may be repeated"
+    )
+    bench.add_argument(
+        "--data", metavar="DIR", help="of the files for heart (default: $CODEX_RAY_DATA)"
     )
     bench.add_argument(
         "--scale",
@@ -104,7 +129,10 @@ def _bench(arguments: argparse.Namespace) -> int:
         if arguments.plot is not None:
             raise ConfigError("--plot: secagg is not drawn: leave it out, or use --json")
         return _bench_secagg(arguments)
-    subject = SUBJECTS[arguments.subject]()
+    if arguments.data is not None and arguments.subject != HEART:
+        raise ConfigError(f"--data: {arguments.subject} makes its own: leave it out")
+    heart = arguments.subject == HEART
+    subject = _heart(arguments.data) if heart else SUBJECTS[arguments.subject]()
     if arguments.plot is not None and subject.plot is None:
         raise ConfigError(f"--plot: {arguments.subject} is not drawn: leave it out, or use --json")
     return _bench_parts(arguments, subject)
@@ -118,9 +146,10 @@ def _bench_parts(arguments: argparse.Namespace, subject: _Subject) -> int:
 
     check_only(arguments.only, list(subject.parts))
     console = Console(markup=False, highlight=False)
+    usual = subject.parts.keys() - subject.aside
     rows = measured(
         subject.parts,
-        [name for name in subject.parts if name in (arguments.only or subject.parts)],
+        [name for name in subject.parts if name in (arguments.only or usual)],
         scale=arguments.scale,
         watch=lambda row: console.print(f"{row.name}: {row.found}", soft_wrap=True),
     )

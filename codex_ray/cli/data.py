@@ -44,6 +44,12 @@ def add_data(commands: Commands) -> None:
     card = actions.add_parser("card", help="print the data card of a prepared folder")
     card.add_argument("folder", metavar="DIR", help="what codex-ray data prepare made")
     card.add_argument("--json", action="store_true", help="print card.json as it is")
+    card.add_argument(
+        "--ablate",
+        action="store_true",
+        help="print what each column brings to a simple model: exact figures, for whoever holds "
+        "the records",
+    )
     card.set_defaults(command=_card)
     check = actions.add_parser(
         "check",
@@ -106,6 +112,10 @@ def _card(arguments: argparse.Namespace) -> int:
     from codex_ray.preparation.card_page import text_of
 
     folder = Path(arguments.folder)
+    if arguments.json and arguments.ablate:
+        raise ConfigError("--json and --ablate: no card holds what columns bring: give one of them")
+    if arguments.ablate:
+        return _ablate(folder)
     manifest = read_manifest(folder)
     text = (folder / CARD).read_text(encoding="utf-8")
     if arguments.json:
@@ -113,6 +123,24 @@ def _card(arguments: argparse.Namespace) -> int:
         return 0
     print(text_of(json.loads(text)))
     print(f"card {manifest.card_sha256}; as a page: {folder / PAGE}")
+    return 0
+
+
+def _ablate(folder: Path) -> int:
+    from codex_ray.preparation.ablation import FOLDS, Brings, ablation
+
+    def said(one: Brings) -> str:
+        words = f"accuracy {one.accuracy:.3f} ({one.accuracy_error:.3f})"
+        if one.auc is not None:
+            words += f", AUC {one.auc:.3f} ({one.auc_error:.3f})"
+        return words
+
+    whole, *columns = ablation(folder)
+    print(f"all columns: {said(whole)}, logistic regression, {FOLDS} folds (standard error)")
+    width = max(len(one.column) for one in columns)
+    for one in columns:
+        print(f"  {one.column:<{width}}  loses without it: {said(one)}")
+    print("exact figures of private records: for whoever holds them, and not for the card")
     return 0
 
 

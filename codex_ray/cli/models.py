@@ -162,9 +162,13 @@ def _verify(arguments: argparse.Namespace) -> int:
         versions = registry.versions(name) if number is None else [registry.version(name, number)]
     wrong = registry.verify(versions, recompute=not arguments.skip_recompute)
     left = len(registry.unnamed()) if arguments.model is None and not wrong else 0
+    others = [] if wrong or arguments.skip_recompute else registry.reads_otherwise(versions)
     if arguments.json:
-        _print_json({"wrong": wrong, "versions": len(versions), "head": registry.head()})
+        told = {"wrong": wrong, "otherwise": others}
+        _print_json({**told, "versions": len(versions), "head": registry.head()})
         return 1 if wrong else 0
+    for line in others:
+        print(f"note: {line}")
     for line in wrong:
         print(f"wrong: {line}")
     if wrong:

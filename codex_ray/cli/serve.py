@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codex_ray.cli.ending import sigterm_as_interrupt
+from codex_ray.cli.listening import listening_of, proxy_networks
+from codex_ray.cli.serve_options import add_options
 from codex_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,89 +24,12 @@ if TYPE_CHECKING:
 def add_serve(commands: Commands) -> None:
     """The command and its options."""
     serve = commands.add_parser("serve", help="answer predictions with a registered model")
-    serve.add_argument(
-        "model", metavar="NAME[@VERSION]", help="without a version, what is promoted, as it changes"
-    )
-    serve.add_argument("--registry", metavar="DIR", help="default: $CODEX_RAY_REGISTRY, or models")
-    serve.add_argument("--stage", default="production", help="that is followed (%(default)s)")
-    serve.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="public key of whoever is believed on models; may be given again (default: yours)",
-    )
-    serve.add_argument("--inputs", metavar="FILE", help="names, ranges and scaling of the inputs")
-    serve.add_argument(
-        "--input-shape", metavar="N[,N...]", help="of one record, where the registry has none"
-    )
-    _add_where(serve)
-    _add_who(serve)
-    _add_how_much(serve)
-    serve.add_argument(
-        "--allow-uncertified",
-        action="store_true",
-        help="UNSAFE: serve a version that has no privacy certificate",
-    )
-    serve.add_argument(
-        "--insecure-http",
-        action="store_true",
-        help="UNSAFE: without TLS: keys and records cross the network for all to read",
-    )
+    add_options(serve)
     serve.set_defaults(command=_serve)
 
 
-def _add_where(serve: argparse.ArgumentParser) -> None:
-    where = serve.add_argument_group("where")
-    where.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    where.add_argument("--port", type=int, default=8443, help="default: %(default)s")
-    where.add_argument("--cert", metavar="FILE", help="certificate in PEM (codex-ray certs issue)")
-    where.add_argument("--key", metavar="FILE", help="its private key in PEM")
-    where.add_argument(
-        "--proxies",
-        type=int,
-        default=0,
-        metavar="N",
-        help="proxies of yours in front, the first of which ends TLS; they are believed on "
-        "X-Forwarded-For and X-Forwarded-Proto",
-    )
-    where.add_argument("--local", action="store_true", help="one process, without Ray")
-    where.add_argument("--cluster", default="local", metavar="ADDRESS", help="a running Ray")
-    where.add_argument("--insecure-local", action="store_true", help="UNSAFE: take an open Ray")
-    where.add_argument("--replicas", default="1", metavar="N[-M]", help="M: as many under load")
-
-
-def _add_who(serve: argparse.ArgumentParser) -> None:
-    who = serve.add_argument_group("who may ask")
-    who.add_argument(
-        "--keys", metavar="FILE", help="of codex-ray access key (~/.config/codex_ray/access.json)"
-    )
-    who.add_argument("--policy", metavar="FILE", help="roles and rights, in YAML or JSON")
-    who.add_argument(
-        "--issuer",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="public key whose tokens are believed; may be given again (default: none)",
-    )
-    who.add_argument("--audience", metavar="NAME", help="of tokens (default: NAME of the model)")
-    who.add_argument("--access-log", metavar="FILE", help="default: access.jsonl by the keys")
-    who.add_argument("--budgets", metavar="FILE", help="default: budgets.sqlite by the keys")
-
-
-def _add_how_much(serve: argparse.ArgumentParser) -> None:
-    much = serve.add_argument_group("how much")
-    much.add_argument("--rate", type=float, default=100.0, help="requests a second of a key (100)")
-    much.add_argument("--address-rate", type=float, default=200.0, help="of an address (200)")
-    much.add_argument("--ongoing", type=int, default=64, help="requests at a time (64)")
-    much.add_argument("--body-bytes", type=int, default=256 * 1024, help="of a request (262144)")
-    much.add_argument("--decimals", type=int, default=4, help="of probabilities (4)")
-    much.add_argument("--batch", type=int, default=64, help="records computed together (64)")
-    much.add_argument("--batch-ms", type=float, default=0.0, help="to wait for company (0)")
-
-
 def _serve(arguments: argparse.Namespace) -> int:
-    listening = _listening(arguments)
+    listening = listening_of(arguments)
     settings, source = _settings(arguments), _source(arguments)
     keys = settings.keys
     book = keys.parent / "budgets.sqlite" if arguments.budgets is None else Path(arguments.budgets)
@@ -112,6 +39,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     said = (
         f"serving {arguments.model} at {scheme}://{listening.host}:{listening.port}/ (Ctrl-C ends)"
     )
+    if arguments.local and arguments.haproxy:
+        raise InputError("--local is one process, which takes no --haproxy: leave one of them out")
     if arguments.local:
         return _alone(settings, source, book, listening, said)
     return _on_ray(arguments, settings, source, book, listening, said)
@@ -128,7 +57,8 @@ def _alone(settings: Settings, source: Source, book: Path, listening: Listening,
     try:
         server = make_server(Application(settings, models, lend=lend_here(kept)), listening)
         print(said, flush=True)
-        with suppress(KeyboardInterrupt):  # uvicorn says it once more when all is answered
+        # uvicorn says it once more when all is answered, of a SIGTERM too.
+        with suppress(KeyboardInterrupt), sigterm_as_interrupt():
             server.run()
     finally:
         kept.close()
@@ -145,9 +75,9 @@ def _on_ray(
 ) -> int:
     from codex_ray.cluster.serve_app import Scale, serve_until_interrupted, serving
 
-    source.open().load()
+    source = _held(source)
     least, most = _replicas(arguments.replicas)
-    with serving(
+    with serving(  # Ray turns a SIGTERM into SystemExit, which closes all of this as well
         settings,
         source,
         book=book,
@@ -155,50 +85,28 @@ def _on_ray(
         scale=Scale(least=least, most=most),
         address=arguments.cluster,
         insecure_local=arguments.insecure_local,
+        haproxy=arguments.haproxy,
     ) as overlooked:
         for note in overlooked:
             print(f"unsafe: {note}")
         print(said, flush=True)
         try:
-            serve_until_interrupted()
+            with sigterm_as_interrupt():  # again, for Ray has put its own in the place of ours
+                serve_until_interrupted()
         except KeyboardInterrupt:
             print("ending: answers that are under way are given", flush=True)
     return 0
 
 
-def _listening(arguments: argparse.Namespace) -> Listening:
-    """Where to listen, with TLS unless somebody took that upon themselves.
+def _held(source: Source) -> Source:
+    """The source, with the registry held to what it is now, for replicas that start later.
 
     Raises:
-        InputError: there is no certificate.
+        CodexRayError: its model cannot be served, which is said now, and in words.
     """
-    from codex_ray.serving.local import Listening
-
-    if (arguments.cert is None) != (arguments.key is None):
-        raise InputError("--cert and --key go together: give both")
-    if arguments.cert is None and not (arguments.insecure_http or arguments.proxies):
-        raise InputError(
-            "there is no certificate: make one with codex-ray certs init and codex-ray certs issue "
-            f"{arguments.host}, and give its node.pem as --cert and node-key.pem as --key"
-        )
-    if arguments.cert is None:
-        return Listening(arguments.host, arguments.port)
-    certificate, key = Path(arguments.cert), Path(arguments.key)
-    _check_pair(certificate, key)
-    return Listening(arguments.host, arguments.port, certificate, key)
-
-
-def _check_pair(certificate: Path, key: Path) -> None:
-    """Raises InputError where others may read the key, or the two are no pair."""
-    import ssl
-
-    from codex_ray.records.private_files import read_private
-
-    read_private(key)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(f"{certificate} and {key}: cannot be used for TLS: {error}") from None
+    models = source.open()
+    models.load()
+    return replace(source, head=models.head())
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -225,7 +133,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     ]
     return Settings(
         keys=keys,
-        audience=arguments.audience or name,
+        audience=arguments.audience or _audience(name, arguments.stage),
         secret=secrets.token_bytes(32),
         issuers=tuple(read_trusted_key(Path(file)) for file in arguments.issuer),
         policy=DEFAULT if arguments.policy is None else read_policy(Path(arguments.policy)),
@@ -236,13 +144,23 @@ def _settings(arguments: argparse.Namespace) -> Settings:
             ongoing=arguments.ongoing,
             ongoing_per_caller=max(1, arguments.ongoing * 3 // 4),
         ),
-        doors=Doors(insecure_http=arguments.insecure_http, proxies=arguments.proxies),
+        doors=Doors(
+            insecure_http=arguments.insecure_http,
+            proxies=arguments.proxies,
+            nearest=proxy_networks(arguments),
+        ),
         decimals=arguments.decimals,
         batch=arguments.batch,
         batch_seconds=arguments.batch_ms / 1000.0,
         log=Path(log).absolute(),
+        log_bytes=arguments.access_log_bytes,
         unsafe=tuple(unsafe),
     )
+
+
+def _audience(name: str, stage: str) -> str:
+    """Whom a token has to be for: one for staging is not to open production."""
+    return name if stage == "production" else f"{name}/{stage}"
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
@@ -253,6 +171,7 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         "address_rate": (0.01, 1e6),
         "ongoing": (1, 4096),
         "body_bytes": (64, 16 * 2**20),
+        "access_log_bytes": (2**16, 2**40),
         "decimals": (0, 15),
         "batch": (1, 4096),
         "batch_ms": (0, 1000),
@@ -280,6 +199,7 @@ def _source(arguments: argparse.Namespace) -> Source:
         inputs=None if arguments.inputs is None else read_inputs(Path(arguments.inputs)),
         input_shape=None if arguments.input_shape is None else _shape(arguments.input_shape),
         unsafe=("allow_uncertified",) if arguments.allow_uncertified else (),
+        head=arguments.head,
     )
 
 

@@ -8,7 +8,8 @@
 `load` gives a model only after all of this holds, and otherwise raises with one line that says why:
 every event's signature and place in the chain; the manifest's signature by a trusted key; the
 SHA-256 of every file; the certificate, signed by a trusted key and computed again by codex-ray's
-own verification; and that the version is not revoked. A version without a certificate is loaded
+own verification (by the code that registered it: another release holds it to the manifest); and
+that the version is not revoked. A version without a certificate is loaded
 from a stage only if a signed event promoted it there with `allow_uncertified`, and by its number
 only with `unsafe={"allow_uncertified"}`; `served.unsafe` then says so, for the page that people
 read. Nothing is unpickled and no code of the run is executed. `rebuild(served)` makes a

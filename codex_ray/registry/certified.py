@@ -14,7 +14,7 @@ from codex_ray.errors import ConfigError, RunDirectoryError
 from codex_ray.records.certificate import Document, read_document
 from codex_ray.records.keys import TrustedKey
 from codex_ray.records.run_directory import RunDirectory
-from codex_ray.registry.manifest import CONFIG, MODEL
+from codex_ray.registry.manifest import CONFIG, DATA_CARD, MODEL
 from codex_ray.registry.refusals import TamperError
 
 
@@ -64,8 +64,11 @@ def checked(
         if document.certificate is not None:
             named = {CONFIG: document.certificate.hashes.config}
             named[MODEL] = document.certificate.hashes.model
+            about = document.certificate.preparation
+            if about is not None and about.data_card is not None:
+                named[DATA_CARD] = about.data_card
             for file, sha256 in named.items():
-                if hashes[file] != sha256:
+                if hashes.get(file) != sha256:
                     raise TamperError(f"{of}: the certificate is about another {file}")
         if recompute:
             _recompute(folder, document, of=of)

@@ -16,9 +16,10 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from codex_ray.records.keys import TrustedKey
+from codex_ray.records.signed import Signed
 from codex_ray.registry.manifest import Name, Sha256
 from codex_ray.registry.refusals import TamperError
-from codex_ray.registry.signed import Signed, parsed
+from codex_ray.registry.signed import parsed
 
 BEGINNING: Final = "0" * 64
 Kind = Literal["created", "registered", "promoted", "rolled back", "revoked"]

@@ -24,11 +24,11 @@ from codex_ray.errors import ModelError
 from codex_ray.learning.models import Model
 from codex_ray.records.keys import SigningKey
 from codex_ray.records.run_directory import write_atomically
+from codex_ray.records.signed import Signed
 from codex_ray.registry.building import rebuild
 from codex_ray.registry.manifest import Name, Sha256, Spent
 from codex_ray.registry.refusals import RegistryError
 from codex_ray.registry.served import ServedModel
-from codex_ray.registry.signed import Signed
 
 SUFFIXES: Final = (".onnx", ".pt2")
 INPUT, OUTPUT = "records", "logits"

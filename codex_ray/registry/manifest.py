@@ -11,11 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from codex_ray.certifying.issue import this_code
-from codex_ray.records.certificate import Part
-from codex_ray.registry.signed import Signed
+from codex_ray.records.signed import Part, Signed
 
 FORMAT: Final = "codex_ray model manifest 1"
 CONFIG: Final = "config.yaml"
@@ -25,6 +24,8 @@ DATA_MANIFEST: Final = "data_manifest.json"
 MODEL: Final = "model.safetensors"
 NEEDED: Final = (CONFIG, "rounds.jsonl", "result.json", "privacy.json", "privacy.md", MODEL)
 """What a version has of its run: the model, and all that checking its certificate needs."""
+OPTIONAL: Final = (DATA_CARD, DATA_MANIFEST)
+"""What a version has besides where its data were prepared."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -94,10 +95,28 @@ class Manifest(Signed):
     unsafe: tuple[str, ...]
     code: CodeVersion
 
+    @field_validator("files")
+    @classmethod
+    def _only_known_names(cls, files: dict[str, StoredFile]) -> dict[str, StoredFile]:
+        # They become names in a folder: whoever signs chooses what is in a file, and not where.
+        if not set(NEEDED) <= set(files) <= {*NEEDED, *OPTIONAL}:
+            raise ValueError(f"they are {', '.join(NEEDED)}, and at most {', '.join(OPTIONAL)}")
+        return files
+
     @property
     def model(self) -> StoredFile:
         """The file with the parameters."""
         return self.files[MODEL]
+
+    @property
+    def of_this_code(self) -> bool:
+        """Whether the code that registered it, and computed its certificate again, runs here."""
+        theirs, mine = self.code, code_version()
+        return (theirs.codex_ray, theirs.source, theirs.dp_accounting) == (
+            mine.codex_ray,
+            mine.source,
+            mine.dp_accounting,
+        )
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from codex_ray.registry.refusals import RegistryError, TamperError
 
 LARGEST_DOCUMENT: Final = 16 << 20
 """Bytes: no manifest is larger, so no changed one makes a reader read on."""
+_NAMED: Final = re.compile(r"([0-9a-f]{2})[0-9a-f]{62}")
+_HALFWAY: Final = re.compile(r"\.([0-9a-f]{2})[0-9a-f]{62}\.[0-9]+\.[0-9a-f]{8}")
 
 
 class Objects:
@@ -100,8 +103,12 @@ class Objects:
             yield
 
     def all_files(self) -> list[Path]:
-        """Every file that lies there, named by anything or not."""
-        return sorted(path for path in self._objects.glob("*/*") if not path.is_dir())
+        """Every file that `put` laid there, whole or not, whether or not anything names it.
+
+        What others put there is theirs, and what a link leads to lies elsewhere.
+        """
+        folders = [it for it in self._objects.glob("[0-9a-f]*") if not it.is_symlink()]
+        return sorted(path for folder in folders for path in folder.glob("*") if _ours(path))
 
     def _holds(self, path: Path, content: bytes) -> bool:
         try:
@@ -137,6 +144,13 @@ class Objects:
             yield
         finally:
             os.close(descriptor)  # and with it the lock
+
+
+def _ours(path: Path) -> bool:
+    found = _NAMED.fullmatch(path.name) or _HALFWAY.fullmatch(path.name)
+    if found is None or found[1] != path.parent.name or path.is_symlink():
+        return False
+    return path.is_file()
 
 
 def sync_folder(folder: Path) -> None:

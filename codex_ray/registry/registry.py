@@ -167,11 +167,14 @@ class Registry:
 
         Args:
             version: its number; without one, whatever is in `stage`.
-            unsafe: the unsafe switches that whoever asks takes upon themselves, beside those with
-                which the version was promoted to the stage (or, by number, to any that it is in).
-            recompute: also compute the certificate again, as `account --verify` does. Without it
-                signatures and hashes are checked, and the signer is believed on the rest: for
-                further copies of what was loaded with it.
+            unsafe: the unsafe switches that whoever asks takes upon themselves. Without a number
+                those count as well with which the version was promoted to the stage; they are good
+                for that stage alone.
+            recompute: also compute the certificate again, as `account --verify` does, if the code
+                that registered the version runs here. Whoever signed the manifest had done that;
+                another release would say the same in other words, so that it holds the version to
+                the manifest. Without it this code does so as well: for further copies of what was
+                loaded with it.
 
         Raises:
             RegistryError: there is no such version, or it is revoked, or has no certificate.
@@ -180,7 +183,7 @@ class Registry:
         states = self._log.states()
         found = states.chosen(name, version, stage=stage)
         promotion = states.current(name, stage) if version is None else None
-        switches: set[str] = {*(found.unsafe if promotion is None else promotion.unsafe), *unsafe}
+        switches: set[str] = {*(() if promotion is None else promotion.unsafe), *unsafe}
         states.check_promotable(found.name, found.version)
         manifest = self.manifest(found)
         if manifest.uncertified is not None and "allow_uncertified" not in switches:
@@ -188,7 +191,7 @@ class Registry:
                 f"{found.label}: {manifest.uncertified}: promote it with --allow-uncertified if it "
                 "may be used all the same; the event and its card will say so"
             )
-        again = recompute and "skip_recompute" not in switches
+        again = recompute and "skip_recompute" not in switches and manifest.of_this_code
         return self._shelf.contents(found, manifest, switches=switches, recompute=again)
 
     def look_at(self, version: Version, *, recompute: bool = False) -> ServedModel:
@@ -322,14 +325,36 @@ class Registry:
         """A line for each thing that is not as it should be in (these) versions; none is well.
 
         That the event log holds was found when the registry was opened, and is found again here.
+
+        Args:
+            recompute: also compute certificates again that this code has registered.
         """
         wrong: list[str] = []
         for version in self.versions() if versions is None else versions:
             try:
-                self.look_at(version, recompute=recompute)
+                again = recompute and self.manifest(version).of_this_code
+                self.look_at(version, recompute=again)
             except TamperError as error:
                 wrong.append(str(error))
         return wrong
+
+    def reads_otherwise(self, versions: Iterable[Version] | None = None) -> list[str]:
+        """A line for each version of another release whose certificate this one would not write.
+
+        It holds all the same: whoever signed its manifest had computed the certificate again. But a
+        reader may want to know that figures, or words, have changed since.
+        """
+        found: list[str] = []
+        for version in self.versions() if versions is None else versions:
+            code = self.manifest(version).code
+            try:
+                if not self.manifest(version).of_this_code:
+                    self.look_at(version, recompute=True)
+            except TamperError as error:
+                found.append(
+                    f"{error}; codex_ray {code.codex_ray} ({code.source[:12]}) verified it"
+                )
+        return found
 
     def sweep(self) -> list[Path]:
         """Removes the files that no version has (a crash leaves some), and returns their paths.

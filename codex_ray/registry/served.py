@@ -32,6 +32,8 @@ class ServedModel:
         document: the run's privacy.json.
         data_card: what is said of the data; None where they were not prepared.
         data_manifest: which column made which feature, in which public range; None as well.
+        recomputed: whether the certificate was computed again here; else the manifest holds it to
+            what its signer computed.
         unsafe: what is unsafe about it, a line each, for whoever reads its page.
     """
 
@@ -43,6 +45,7 @@ class ServedModel:
     document: Document
     data_card: Mapping[str, Any] | None
     data_manifest: Mapping[str, Any] | None
+    recomputed: bool
     unsafe: tuple[str, ...]
 
     @property
@@ -106,6 +109,7 @@ class Shelf:
             document=found.document,
             data_card=card,
             data_manifest=columns,
+            recomputed=recompute,
             unsafe=unsafe_in_words(manifest, switches),
         )
 

@@ -79,11 +79,17 @@ def _about_data(run: Path, data_card: Path | None) -> Iterator[tuple[str, bytes]
 
     Raises:
         DataError: the prepared data lie no longer where the run found them, or were changed.
+        RegistryError: other data lie there than the run, and so its certificate, names.
     """
     data = load_yaml(run / CONFIG).get("data")
     if isinstance(data, dict) and data.get("kind") == "prepared" and data_card is None:
         folder = Path(str(data.get("path")))
         vouched = read_manifest(folder)
+        if data.get("card") not in (None, vouched.card_sha256):
+            raise RegistryError(
+                f"{folder}: its card is {vouched.card_sha256[:12]}, and the run at {run} had "
+                f"{str(data['card'])[:12]}: put the data back that it was trained on"
+            )
         yield DATA_CARD, read_vouched(folder / CARD, vouched.card_sha256)
         yield DATA_MANIFEST, _read(folder / MANIFEST)
         return

@@ -92,9 +92,17 @@ def facts(served: ServedModel) -> list[tuple[str, str]]:
         ("model SHA-256", manifest.model.sha256),
         ("manifest SHA-256", version.manifest_sha256),
         ("registered with", f"codex_ray {code.codex_ray}, source {code.source[:12]}"),
+        *_computed(served),
         ("commit", code.commit or "none"),
     ]
     return [*found, *(("UNSAFE", line) for line in served.unsafe)]
+
+
+def _computed(served: ServedModel) -> list[tuple[str, str]]:
+    """Whose computation the certificate has been held against."""
+    if served.certificate is None:
+        return []
+    return [("computed again", "here too" if served.recomputed else "when it was registered")]
 
 
 def differences_tables(found: Differences) -> list[tuple[str, Table]]:

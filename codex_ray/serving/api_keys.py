@@ -60,8 +60,8 @@ class ApiKey:
     account: str = ""
 
     def state(self, now: float) -> str:
-        """Active, expired or revoked."""
-        if self.revoked is not None and self.revoked <= now:
+        """Active, expired or revoked; for good, whatever the clock said of whoever revoked it."""
+        if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires <= now else "active"
 

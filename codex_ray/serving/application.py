@@ -17,7 +17,7 @@ from pathlib import Path
 
 from codex_ray.errors import InputError
 from codex_ray.records.keys import TrustedKey
-from codex_ray.serving.access_log import AccessLog
+from codex_ray.serving.access_log import MOST_BYTES, AccessLog
 from codex_ray.serving.addresses import Doors
 from codex_ray.serving.budgets import Budgets, Lend
 from codex_ray.serving.credentials import Credentials
@@ -50,6 +50,7 @@ class Settings:
         batch: records that the model computes together at most.
         batch_seconds: that an idle model waits for company.
         log: file of the access log; None keeps none.
+        log_bytes: of that file, until it goes on as FILE.1 and a new one begins.
         secret: hides addresses in the log; of this server, and never written.
         follow_seconds: between two looks at the registry and the keys.
         unsafe: the safeguards that were switched off, by name.
@@ -67,6 +68,7 @@ class Settings:
     batch: int = 64
     batch_seconds: float = 0.0
     log: Path | None = None
+    log_bytes: int = MOST_BYTES
     follow_seconds: float = 1.0
     unsafe: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -97,9 +99,11 @@ class Application:
     ) -> None:
         self._settings = settings
         self._keys = WatchedKeys(settings.keys)
-        self.live = Live(models, batch=settings.batch, seconds=settings.batch_seconds)
+        self.live = Live(models, batch=settings.batch, seconds=settings.batch_seconds, timer=timer)
         self.tally = Tally()
-        self._log = AccessLog(settings.log, secret=settings.secret, clock=clock)
+        self._log = AccessLog(
+            settings.log, secret=settings.secret, clock=clock, most=settings.log_bytes
+        )
         self._tasks: list[asyncio.Task[None]] = []
         reader = TokenReader(settings.issuers, audience=settings.audience)
         endpoints = Endpoints(
@@ -163,9 +167,10 @@ class Application:
             try:
                 self._keys.refresh()
                 said = ""
-            except InputError as error:  # the keys stay as they were
-                if str(error) != said:
-                    said = str(error)
+            except Exception as error:  # the keys stay as they were, and are looked at again
+                new = str(error) if isinstance(error, InputError) else type(error).__name__
+                if new != said:
+                    said = new
                     LOG.error("%s", said)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

@@ -8,20 +8,26 @@ more answered than the budget; a crash may lose up to a piece for each server.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from codex_ray.errors import InputError
+from codex_ray.serving.http import Refused, later
 
+PATIENCE: Final = 5.0
+"""Seconds to wait for another process that writes the file."""
 LARGEST_PIECE: Final = 256
 PIECES: Final = 100
 """A budget is lent in about so many pieces, so that a crash loses about a hundredth of it."""
 
 Lend: TypeAlias = Callable[[str, int, int], Awaitable[int]]
-"""(account, how many records at least, the whole budget) -> how many are lent, or 0."""
+"""(account, how many records at least, the whole budget) -> how many are lent; 0 says that it has
+not so many, and nothing else: who cannot tell raises `unreachable`."""
 
 
 class Book:
@@ -29,10 +35,11 @@ class Book:
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = threading.Lock()
         try:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             self._database = sqlite3.connect(
-                file, isolation_level=None, timeout=5.0, check_same_thread=False
+                file, isolation_level=None, timeout=PATIENCE, check_same_thread=False
             )
             self._database.execute("PRAGMA journal_mode=WAL")
             # FULL: what was lent stays lent when the machine loses its power.
@@ -45,7 +52,17 @@ class Book:
             raise InputError(f"{file}: cannot keep the budgets: {error}") from None
 
     def lend(self, account: str, least: int, budget: int) -> int:
-        """How many records may be answered: `least` or some more, or 0 where it is spent."""
+        """How many records may be answered: `least` or some more, or 0 where it is spent.
+
+        From any thread.
+
+        Raises:
+            sqlite3.Error: others hold the file for long, or the disk refuses.
+        """
+        with self._lock:
+            return self._lend(account, least, budget)
+
+    def _lend(self, account: str, least: int, budget: int) -> int:
         piece = max(least, min(LARGEST_PIECE, budget // PIECES))
         try:
             self._database.execute("BEGIN IMMEDIATE")
@@ -96,6 +113,9 @@ class Budgets:
 
         An account whose last records are lent to several servers is refused where they are not; no
         piece is ever taken back.
+
+        Raises:
+            Refused: 503, nobody can tell now.
         """
         while self._pieces.get(account, 0) < records:
             missing = records - self._pieces.get(account, 0)
@@ -111,9 +131,20 @@ class Budgets:
 
 
 def lend_here(book: Book) -> Lend:
-    """Lending from a book that this process has open: a write of about a millisecond."""
+    """Lending from a book that this process has open: a write of about a millisecond.
+
+    In another thread, because the disk, or another process, may take its time.
+    """
 
     async def lend(account: str, least: int, budget: int) -> int:
-        return book.lend(account, least, budget)
+        try:
+            return await asyncio.to_thread(book.lend, account, least, budget)
+        except sqlite3.Error:
+            raise unreachable() from None
 
     return lend
+
+
+def unreachable() -> Refused:
+    """What a caller with a budget is told while the book cannot be reached: 503, come again."""
+    return later(503, "budget_unreachable", 1)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from codex_ray.serving.patterns import matches
+
+TOKEN: Final = "token:"
+"""What the id of a token's holder begins with; a key's is hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,8 @@ class Caller:
     """A holder of a key or a token.
 
     Attributes:
-        id: public: the key's id, or the token's subject with a prefix; never a secret.
+        id: the key's id, which is public, or `TOKEN` with the issuer and the subject, who may be a
+            person; never a secret.
         roles: what the policy knows it by.
         scopes: patterns of actions; whatever the policy allows, nothing beyond them is done.
         budget: records that it may ever ask about; None is no limit.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from codex_ray.records.prometheus_text import CONTENT_TYPE
 from codex_ray.serving import routes
 from codex_ray.serving.guard import Call
@@ -49,7 +51,7 @@ class Endpoints:
         """The reply to a call.
 
         Raises:
-            Refused: the input is wrong, or there is no model.
+            Refused: the input is wrong, or there is no model, or it has no answer to that.
         """
         match call.route:
             case routes.PREDICT:
@@ -73,8 +75,10 @@ class Endpoints:
     async def _predict(self, call: Call) -> Reply:
         current = self._live.now()
         records = current.served.schema.read(read_strict(call.body))
-        await call.charge(len(records))
         found = await current.batcher.ask(records)
+        if not np.isfinite(found).all():  # the model has no answer, so that there is none to pay
+            raise Refused(422, "no_answer")
+        await call.charge(len(records))
         self._tally.records += len(records)
         predictions = [
             {
@@ -109,7 +113,7 @@ class Endpoints:
         return Reply(served.weights, content_type="application/octet-stream")
 
     def _metrics(self) -> Reply:
-        served = self._live.peek()
+        served = self._live.peek() if self._live.ready else None
         text = self._tally.text(
             ongoing=self._ongoing(),
             model=None if served is None else (served.name, served.version),

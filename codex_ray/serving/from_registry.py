@@ -20,6 +20,7 @@ from codex_ray.registry.events import Switch
 from codex_ray.serving.inputs import Inputs, unnamed
 from codex_ray.serving.model import Served
 from codex_ray.serving.predicting import predictor
+from codex_ray.serving.prepared_inputs import prepared_inputs
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,11 @@ class Source:
         name: of the model.
         version: a number, or None for whatever is in the stage.
         stage: that is followed.
-        inputs: what the model takes; None where nobody said.
+        inputs: what the model takes, where it is not as the registry says.
         input_shape: of one record; None takes the registry's word.
         unsafe: the registry's switches that whoever serves takes upon themselves.
+        head: "EVENTS:HASH", as `RegisteredModels.head` gave it: a registry that does not go on from
+            there is refused, so that nobody serves what was revoked since.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class Source:
     inputs: Inputs | None = None
     input_shape: tuple[int, ...] | None = None
     unsafe: tuple[Switch, ...] = ()
+    head: str | None = None
 
     def open(self) -> RegisteredModels:
         """The models.
@@ -52,7 +56,8 @@ class Source:
         Raises:
             CodexRayError: there is no registry, or it is not what trusted keys signed.
         """
-        return RegisteredModels(self, Registry.open(self.folder, trusted=self.trusted))
+        opened = Registry.open(self.folder, trusted=self.trusted, head=self.head)
+        return RegisteredModels(self, opened)
 
 
 class RegisteredModels:
@@ -61,6 +66,10 @@ class RegisteredModels:
     def __init__(self, source: Source, registry: Registry) -> None:
         self._source = source
         self._registry = registry
+
+    def head(self) -> str:
+        """How far the registry has come, for `Source.head` of whoever opens it later."""
+        return self._registry.head()
 
     def identity(self) -> str | None:
         """Of the version to serve: its manifest's hash; None where it is revoked, or none is there.
@@ -73,6 +82,21 @@ class RegisteredModels:
             return None
         return version.manifest_sha256
 
+    def check(self, identity: str) -> None:
+        """Reads the version of that manifest again, and checks its signatures and hashes.
+
+        Raises:
+            CodexRayError: it is revoked, or a file of it is another one now.
+        """
+        name = self._source.name
+        for version in self._registry.versions(name):
+            if version.manifest_sha256 == identity:
+                if version.state == "revoked":
+                    raise RegistryError(f"{version.label}: is revoked ({version.reason})")
+                self._registry.look_at(version)
+                return
+        raise RegistryError(f"{name}: the version that answers is none of the registry's any more")
+
     def load(self) -> Served:
         """The version to serve, verified.
 
@@ -80,12 +104,9 @@ class RegisteredModels:
             CodexRayError: it cannot be believed, or not be built.
         """
         source = self._source
-        version = self._version()
-        if version is None:
-            raise RegistryError(f"{source.name}: nothing is in {source.stage}: promote a version")
-        # By its number, so that a promotion in between does not make it another one.
+        # Without a number it is what is in the stage, with the switches that it came there with.
         found = self._registry.load(
-            source.name, version.version, unsafe={*source.unsafe, *_taken_with(version)}
+            source.name, source.version, stage=source.stage, unsafe=source.unsafe
         )
         return _served(found, rebuild(found, input_shape=source.input_shape), source)
 
@@ -96,14 +117,9 @@ class RegisteredModels:
         return self._registry.current(source.name, stage=source.stage)
 
 
-def _taken_with(version: Version) -> tuple[Any, ...]:
-    """The switches that a signed event put the version into its stage with."""
-    return version.unsafe
-
-
 def _served(found: ServedModel, model: Model, source: Source) -> Served:
     shape = tuple(source.input_shape or found.manifest.input_shape or ())
-    inputs = source.inputs or unnamed(shape)
+    inputs = _inputs(found, source, shape)
     classes = max(2, model.outputs)
     labels = inputs.labels or tuple(str(number) for number in range(classes))
     if len(labels) != classes:
@@ -116,11 +132,22 @@ def _served(found: ServedModel, model: Model, source: Source) -> Served:
         identity=found.version.manifest_sha256,
         schema=inputs.schema_for(shape),
         labels=labels,
-        predict=predictor(model, inputs),
+        predict=predictor(model, inputs, shape),
         card=_card(found),
         weights=found.model,
         unsafe=found.unsafe,
     )
+
+
+def _inputs(found: ServedModel, source: Source, shape: tuple[int, ...]) -> Inputs:
+    """What the model takes: as whoever serves says, else as the registry holds, else numbers."""
+    asked = source.inputs
+    if asked is not None and asked.inputs:
+        return asked
+    held = prepared_inputs(found) or unnamed(shape)
+    if asked is not None and asked.labels:
+        return held.model_copy(update={"labels": asked.labels})
+    return held
 
 
 def _card(found: ServedModel) -> dict[str, Any]:

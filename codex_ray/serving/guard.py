@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -31,10 +31,12 @@ from codex_ray.serving.credentials import Credentials
 from codex_ray.serving.http import Receive, Refused, Reply, Scope, Send, later, send_reply
 from codex_ray.serving.limits import Limits
 from codex_ray.serving.metrics import Tally
-from codex_ray.serving.policy import Policy
-from codex_ray.serving.routes import ROUTES, Route, allowed, find_route
+from codex_ray.serving.policy import Decision, Policy
+from codex_ray.serving.routes import PROBES, ROUTES, WEIGHTS, Route, allowed, find_route
 
 LOG = logging.getLogger(__name__)
+MOST_DECISIONS: Final = 1000
+"""That are remembered; a token may name any roles."""
 GONE: Final = 499
 """In the log, a caller who went away before there was an answer."""
 
@@ -68,7 +70,9 @@ class Course:
     route: Route | None = None
     caller: Caller | None = None
     decided_by: str | None = None
+    decided_on: str | None = None
     body_left: bool = False
+    place: ExitStack = field(default_factory=ExitStack)
 
 
 class Guard:
@@ -114,6 +118,7 @@ class Guard:
         self._addresses = Buckets(limits.per_address)
         self._keys = Buckets(limits.per_key)
         self._lockout = Lockout(failures=limits.lockout_failures, seconds=limits.lockout_seconds)
+        self._decided: dict[tuple[tuple[str, ...], str, str], Decision] = {}
         self._by_caller: Counter[str] = Counter()
         self.ongoing = 0
 
@@ -122,7 +127,12 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        began, course, code = self._timer(), Course(), None
+        course = Course()
+        with course.place:
+            await self._serve(scope, receive, send, course)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, course: Course) -> None:
+        began, code = self._timer(), None
         try:
             reply = await self._reply(scope, receive, course)
         except Refused as refused:
@@ -142,10 +152,11 @@ class Guard:
         headers = one_of_each(scope["headers"])
         course.https = self._doors.https(scope, headers)
         course.address = self._doors.address(scope, headers)
-        self._check_address(course.address)
+        path = scope.get("raw_path") or scope["path"].encode()
+        if path not in PROBES:
+            self._check_address(course.address)
         if not course.https and not self._doors.insecure_http:
             raise Refused(403, "tls_required")
-        path = scope.get("raw_path") or scope["path"].encode()
         course.route = route = find_route(path, scope["method"])
         if scope.get("query_string"):
             raise Refused(400, "no_query_here")
@@ -156,6 +167,8 @@ class Guard:
         if not route.reads_body:
             refuse_body(headers)
             course.body_left = False
+            if route is WEIGHTS:  # to the end of the reply, which is large
+                course.place.enter_context(self._room_for(course.caller))
             return await self._answer(self._call(course, b""))
         check_length(headers, most=self._limits.body_bytes)
         self._check_budget(course.caller)
@@ -164,6 +177,8 @@ class Guard:
                 receive, most=self._limits.body_bytes, seconds=self._limits.body_seconds
             )
             course.body_left = False
+            if route.action is not None and course.decided_on != self._resource():
+                self._check_policy(route.action, course)  # promoted while the body came
             return await self._answer(self._call(course, body))
 
     def _check_address(self, address: str) -> None:
@@ -189,16 +204,37 @@ class Guard:
             raise
         course.caller = caller
         self._lockout.succeeded(course.address)
-        rate = None if caller.rate is None else Rate(caller.rate, max(1.0, 2 * caller.rate))
+        rate = None
+        if caller.rate is not None:
+            rate = Rate(caller.rate, max(1.0, 2 * caller.rate)).divided(self._limits.parts)
         if wait := self._keys.take(caller.id, self._timer(), rate=rate):
             raise later(429, "too_many_requests", wait)
         if not caller.in_scope(action):
             course.decided_by = "scope"
             raise Refused(403, "out_of_scope")
-        decision = self._policy.decide(caller.roles, action, self._resource())
+        self._check_policy(action, course)
+
+    def _check_policy(self, action: str, course: Course) -> None:
+        """Whether the policy lets the caller do that to the model that answers now.
+
+        Raises:
+            Refused: 403.
+        """
+        assert course.caller is not None  # who they are is known
+        course.decided_on = self._resource()
+        decision = self._decision(course.caller.roles, action, course.decided_on)
         course.decided_by = decision.words
         if not decision.allowed:
             raise Refused(403, "forbidden")
+
+    def _decision(self, roles: tuple[str, ...], action: str, resource: str) -> Decision:
+        """What the policy says, which is the same whenever it is asked the same."""
+        asked = (roles, action, resource)
+        if asked not in self._decided:
+            if len(self._decided) >= MOST_DECISIONS:
+                self._decided.clear()
+            self._decided[asked] = self._policy.decide(roles, action, resource)
+        return self._decided[asked]
 
     def _check_budget(self, caller: Caller | None) -> None:
         if caller is None or caller.budget is None:
@@ -244,7 +280,7 @@ class Guard:
         seconds = self._timer() - began
         route = "none" if course.route is None else course.route.name
         self._tally.answered(route, status, seconds, refusal=code)
-        self._log.write(
+        logged = self._log.write(
             route=route,
             status=status,
             seconds=seconds,
@@ -254,6 +290,7 @@ class Guard:
             decided_by=course.decided_by,
             version=self._resource(),
         )
+        self._tally.unlogged += not logged
 
 
 def _say_where(error: BaseException) -> None:

@@ -40,7 +40,7 @@ class KeyFile:
             if not isinstance(value, dict) or value.get("format") != FORMAT:
                 raise ValueError("it is of another format")
             return [from_plain(one) for one in value["keys"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.path}: is no file of keys: {error}") from None
 
     def create(
@@ -131,6 +131,16 @@ class KeyFile:
         except BaseException:
             os.unlink(name)  # noqa: PTH108
             raise
+        _sync(self.path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Puts the folder's names on the disk, so that a revocation survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class WatchedKeys:

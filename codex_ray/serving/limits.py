@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from codex_ray.serving.buckets import Rate
+
+LEAST_FAILURES: Final = 3
+"""Wrong keys of one address that a replica takes before it locks it out, of how many it is one."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Limits:
         lockout_seconds: for which it waits, and in which failures are counted.
         ongoing: requests in one server at a time; one more is told 503 at once.
         ongoing_per_caller: of them, those of one caller.
+        parts: among how many a rate that a key says for itself is divided as well.
     """
 
     body_bytes: int = 256 * 1024
@@ -30,6 +35,7 @@ class Limits:
     lockout_seconds: float = 60.0
     ongoing: int = 64
     ongoing_per_caller: int = 48
+    parts: int = 1
 
     def shared_by(self, replicas: int) -> Limits:
         """What each of `replicas` takes, if together they are to take no more than this.
@@ -42,5 +48,9 @@ class Limits:
             self,
             per_key=self.per_key.divided(replicas),
             per_address=self.per_address.divided(replicas),
-            lockout_failures=max(1, self.lockout_failures // replicas),
+            # One wrong key is a slip, however many replicas there are.
+            lockout_failures=max(
+                min(self.lockout_failures, LEAST_FAILURES), self.lockout_failures // replicas
+            ),
+            parts=self.parts * replicas,
         )

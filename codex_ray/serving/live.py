@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,12 @@ from codex_ray.serving.schema import Features
 LOG = logging.getLogger(__name__)
 NO_TIME: Final = 0.001
 """Seconds of a whole batch: the event loop may wait so long, and a thread would cost as much."""
+DOUBT: Final = 60.0
+"""Seconds for which a model answers while its source cannot say what is to be served."""
+LOOK: Final = 3600.0
+"""Seconds until the model that answers is looked at again, where it was read from."""
+LOOK_FAILING: Final = 60.0
+"""The same while another one is wanted that cannot be believed: this one may be revoked."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,29 @@ class Current:
 class Live:
     """Follows a source of models.
 
+    Args:
+        models: the source.
+        batch: records that a model computes together at most.
+        seconds: that an idle model waits for company.
+        timer: seconds of a clock that never goes back.
+
     Attributes:
         swaps: how often another model took the place of one.
         failures: how often there was another one, and it could not be believed.
     """
 
-    def __init__(self, models: Models, *, batch: int, seconds: float) -> None:
+    def __init__(
+        self,
+        models: Models,
+        *,
+        batch: int,
+        seconds: float,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._models = models
+        self._timer = timer
+        self._doubted: float | None = None
+        self._looked = 0.0
         self._batch = batch
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="predict")
@@ -57,15 +80,17 @@ class Live:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a model."""
-        return self._current is not None
+        """Whether there is a model, and its source has not been silent for too long."""
+        return self._current is not None and not self._doubtful
 
     def now(self) -> Current:
         """The model, to be held until the request is answered.
 
         Raises:
-            Refused: 503, there is none.
+            Refused: 503, there is none, or nobody has been able to say so for a minute.
         """
+        if self._doubtful:
+            raise later(503, "registry_unbelieved", 5)
         current = self._current
         if current is None:
             raise later(503, "no_model", 5)
@@ -79,19 +104,21 @@ class Live:
         """Whether another model answers from now on, or none any more.
 
         A version that cannot be believed changes nothing: the old one goes on. Where the source
-        says that nothing is to be served (it was revoked), nothing is.
+        says that nothing is to be served (it was revoked), nothing is; and where it says nothing
+        that can be believed, the old one goes on for `DOUBT` seconds.
         """
         loop = asyncio.get_running_loop()
         try:
             wanted = await loop.run_in_executor(self._loading, self._models.identity)
-        except CodexRayError as error:
-            self._fail(str(error))
+        except Exception as error:  # whatever is wrong with a source, nobody is told that it holds
+            self._doubted = self._timer() if self._doubted is None else self._doubted
+            self._fail(_words(error))
             return False
+        self._doubted = None
         if wanted is None:
-            gone = self._current is not None
-            self._current = self._before = None
-            self._fail("nothing is to be served: it was revoked, or never promoted")
-            return gone
+            return self._end("nothing is to be served: it was revoked, or never promoted")
+        if (wrong := await self._look_again()) is not None:
+            return self._end(wrong)
         if self._current is not None and self._current.served.identity == wanted:
             self._failed = None
             return False
@@ -102,8 +129,8 @@ class Live:
             served, quick = await loop.run_in_executor(
                 self._loading, _loaded, self._models, self._batch
             )
-        except (CodexRayError, ValueError, RuntimeError) as error:
-            self._fail(str(error))
+        except Exception as error:
+            self._fail(_words(error))
             return False
         batcher = Batcher(
             served.predict,
@@ -128,8 +155,33 @@ class Live:
         self._threads.shutdown(wait=False)
         self._loading.shutdown(wait=False)
 
+    @property
+    def _doubtful(self) -> bool:
+        return self._doubted is not None and self._timer() - self._doubted > DOUBT
+
+    async def _look_again(self) -> str | None:
+        """What is wrong now with the model that answers; None if nothing is, or it is too soon."""
+        every = LOOK if self._failed is None else LOOK_FAILING
+        if self._current is None or self._timer() - self._looked < every:
+            return None
+        self._looked = self._timer()
+        loop, identity = asyncio.get_running_loop(), self._current.served.identity
+        try:
+            await loop.run_in_executor(self._loading, self._models.check, identity)
+        except Exception as error:
+            return _words(error)
+        return None
+
+    def _end(self, said: str) -> bool:
+        """Whether there was a model; now there is none."""
+        gone = self._current is not None
+        self._current = self._before = None
+        self._fail(said)
+        return gone
+
     def _put(self, new: Current) -> None:
         self._failed = None
+        self._looked = self._timer()
         self.swaps += self._current is not None
         self._before, self._current = self._current, new
         LOG.info("serving %s version %s", new.served.name, new.served.version)
@@ -139,6 +191,12 @@ class Live:
             self.failures += 1
             LOG.error("no other model answers: %s", said)
         self._failed = said
+
+
+def _words(error: Exception) -> str:
+    """What an error says where it is one of ours, which name no record; else only its kind."""
+    ours = isinstance(error, CodexRayError | ValueError | RuntimeError)
+    return str(error) if ours else type(error).__name__
 
 
 def _loaded(models: Models, batch: int) -> tuple[Served, bool]:

@@ -26,6 +26,9 @@ SWAPS: Final = Series("codex_ray_serve_swaps_total", "counter", "Models that rep
 FAILURES: Final = Series(
     "codex_ray_serve_reload_failures_total", "counter", "Models that could not be loaded."
 )
+UNLOGGED: Final = Series(
+    "codex_ray_serve_log_failures_total", "counter", "Lines that the access log could not take."
+)
 UNSAFE: Final = Series(
     "codex_ray_serve_unsafe", "gauge", "1, for each safeguard that was switched off."
 )
@@ -40,6 +43,7 @@ class Tally:
         self._within: Counter[tuple[str, float]] = Counter()
         self._seconds: Counter[str] = Counter()
         self.records = 0
+        self.unlogged = 0
 
     def answered(self, route: str, status: int, seconds: float, *, refusal: str | None) -> None:
         """Counts one request; every name is one of ours, so there are few of them."""
@@ -88,6 +92,7 @@ class Tally:
                 (MODEL, served),
                 (SWAPS, [one(swaps)]),
                 (FAILURES, [one(failures)]),
+                (UNLOGGED, [one(self.unlogged)]),
                 (UNSAFE, [one(1, switch=name) for name in sorted(unsafe)]),
             ]
         )

@@ -57,6 +57,14 @@ class Models(Protocol):
         """
         ...
 
+    def check(self, identity: str) -> None:
+        """Looks again at the model of that identity, which answers; asked once an hour.
+
+        Raises:
+            CodexRayError: it is revoked, or not any more what was believed.
+        """
+        ...
+
     def load(self) -> Served:
         """The model to serve now.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codex_ray.serving.model import Served
-from codex_ray.serving.schema import Feature, InputSchema
+from codex_ray.serving.schema import Feature, InputSchema, written
 
 _REFUSALS = {
     "400": "Not understood: not JSON, nested too deep, a key twice.",
@@ -87,18 +87,18 @@ def _ref(name: str) -> dict[str, Any]:
 
 
 def _request(schema: InputSchema) -> dict[str, Any]:
-    numbers = [_number(feature) for feature in schema.features]
-    count = len(numbers)
+    values = [_value(feature) for feature in schema.features]
+    count = len(values)
     in_order = {
         "type": "array",
-        "prefixItems": numbers,
+        "prefixItems": values,
         "items": False,
         "minItems": count,
         "maxItems": count,
     }
     by_name = {
         "type": "object",
-        "properties": dict(zip(schema.names, numbers, strict=True)),
+        "properties": dict(zip(schema.names, values, strict=True)),
         "required": list(schema.names),
         "additionalProperties": False,
     }
@@ -116,8 +116,15 @@ def _request(schema: InputSchema) -> dict[str, Any]:
     }
 
 
-def _number(feature: Feature) -> dict[str, Any]:
-    said = {"type": feature.kind, "minimum": feature.low, "maximum": feature.high}
+def _value(feature: Feature) -> dict[str, Any]:
+    said: dict[str, Any] = {"type": feature.kind, "minimum": feature.low, "maximum": feature.high}
+    if feature.kind == "category":
+        said = {"type": "string", "enum": [*feature.values, *([None] if feature.may_lack else [])]}
+    if feature.kind == "date":
+        ends = {"formatMinimum": written(feature.low), "formatMaximum": written(feature.high)}
+        said = {"type": "string", "format": "date", **ends}
+    if feature.may_lack:
+        said["type"] = [said["type"], "null"]
     return said | ({"description": feature.unit} if feature.unit else {})
 
 

@@ -65,6 +65,28 @@
     by("card").hidden = false;
   }
 
+  function choice(rule, parent) {
+    const select = make("select", null, parent);
+    for (const value of rule.enum) {
+      const option = make("option", value === null ? "not known" : value, select);
+      option.value = value === null ? "" : value;
+    }
+    return select;
+  }
+
+  function range(rule, lacking, parent) {
+    const input = make("input", null, parent);
+    const dated = rule.format === "date";
+    input.type = dated ? "date" : "number";
+    input.min = dated ? rule.formatMinimum : rule.minimum;
+    input.max = dated ? rule.formatMaximum : rule.maximum;
+    if (!dated) input.step = rule.type.includes("integer") ? "1" : "any";
+    if (lacking) input.placeholder = "not known";
+    else if (dated) input.value = rule.formatMaximum;
+    else input.value = String(Math.min(Math.max(0, rule.minimum), rule.maximum));
+    return input;
+  }
+
   function showFields(description) {
     const record = description.components.schemas.Request.properties.records.items.oneOf[0];
     const parent = by("fields");
@@ -72,15 +94,12 @@
     fields = Object.entries(record.properties).map(([name, rule], number) => {
       const box = make("div", null, parent);
       const label = make("label", rule.description ? name + " (" + rule.description + ")" : name, box);
-      const input = make("input", null, box);
+      const lacking = Array.isArray(rule.type);
+      const input = rule.enum ? choice(rule, box) : range(rule, lacking, box);
       label.htmlFor = input.id = "field-" + number;
-      input.type = "number";
-      input.step = rule.type === "integer" ? "1" : "any";
-      input.min = rule.minimum;
-      input.max = rule.maximum;
-      input.required = true;
-      input.value = String(Math.min(Math.max(0, rule.minimum), rule.maximum));
-      return [name, input];
+      input.required = !lacking;
+      const value = rule.enum || rule.format ? (text) => text : Number;
+      return [name, () => (lacking && input.value === "" ? null : value(input.value))];
     });
     by("trial").hidden = false;
   }
@@ -124,7 +143,7 @@
 
   by("ask").addEventListener("submit", (event) => {
     event.preventDefault();
-    const record = Object.fromEntries(fields.map(([name, input]) => [name, Number(input.value)]));
+    const record = Object.fromEntries(fields.map(([name, read]) => [name, read()]));
     guarded(async () => showAnswer(await call("/v1/predict", { records: [record] })));
   });
 })();

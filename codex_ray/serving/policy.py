@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from codex_ray.config import load_yaml, validated
 from codex_ray.errors import ConfigError
@@ -30,13 +37,24 @@ def _principals(value: Any) -> Any:
     return _listed(value)
 
 
+def _plain(name: str) -> str:
+    """Refuses what is one character, or a variable, where such policies come from."""
+    if "?" in name or "${" in name:
+        raise ValueError("? and ${...} would not be enforced: write names, and * for the rest")
+    return name
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1, max_length=64)]
-Holders = Annotated[tuple[Name, ...], BeforeValidator(_principals), Field(min_length=1)]
+Pattern = Annotated[Name, AfterValidator(_plain)]
+Names = Annotated[tuple[Pattern, ...], BeforeValidator(_listed), Field(min_length=1, max_length=64)]
+Holders = Annotated[tuple[Pattern, ...], BeforeValidator(_principals), Field(min_length=1)]
 
 
 class Clause(BaseModel):
-    """A line of a policy: these may, or may not, do this to that; `*` is any characters."""
+    """A line of a policy: these may, or may not, do this to that; `*` is any characters.
+
+    Of an action case says nothing, as where such policies come from; of all else it does.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     Sid: Name | None = None
@@ -49,7 +67,7 @@ class Clause(BaseModel):
         """Whether it speaks of this."""
         return (
             any(matches(pattern, role) for pattern in self.Principal)
-            and any(matches(pattern, action) for pattern in self.Action)
+            and any(matches(pattern.casefold(), action.casefold()) for pattern in self.Action)
             and any(matches(pattern, resource) for pattern in self.Resource)
         )
 
@@ -96,13 +114,19 @@ DEFAULT: Final = Policy.model_validate(
             {
                 "Sid": "UsersAsk",
                 "Effect": "Allow",
-                "Principal": ["user", "admin"],
+                "Principal": ["user", "researcher", "admin", "project_admin"],
                 "Action": ["model:Predict", "model:GetCard", "model:GetSchema"],
+            },
+            {
+                "Sid": "OwnersAndAuditorsRead",
+                "Effect": "Allow",
+                "Principal": ["data_owner", "auditor"],
+                "Action": ["model:GetCard", "model:GetSchema"],
             },
             {
                 "Sid": "MonitorsMeasure",
                 "Effect": "Allow",
-                "Principal": ["monitor", "admin"],
+                "Principal": ["monitor", "auditor", "admin", "project_admin"],
                 "Action": ["metrics:Get"],
             },
             {

@@ -41,6 +41,9 @@ PAGE: Final = Route("page", None)
 PAGE_SCRIPT: Final = Route("page.js", None)
 PAGE_STYLE: Final = Route("page.css", None)
 
+PROBES: Final = frozenset((b"/healthz", b"/readyz"))
+"""Paths that whoever watches over the server asks, and that cost nothing."""
+
 ROUTES: Final[Mapping[bytes, Mapping[str, Route]]] = {
     b"/v1/predict": {"POST": PREDICT},
     b"/v1/card": {"GET": CARD},

@@ -1,4 +1,4 @@
-"""What a model takes: so many numbers of one type in a range, and nothing else.
+"""What a model takes: numbers in their ranges, words out of a list, and nothing else.
 
 A request is checked against it in full before a number reaches the model, and told where it is
 wrong in the schema's own words: neither its values nor the names that it made up come back.
@@ -6,8 +6,11 @@ wrong in the schema's own words: neither its values nor the names that it made u
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -17,25 +20,33 @@ from codex_ray.serving.http import Refused
 
 Features: TypeAlias = npt.NDArray[np.float32]
 MOST_PROBLEMS: Final = 20
+Kind: TypeAlias = Literal["number", "integer", "category", "date"]
+_DAY_0: Final = date(1970, 1, 1).toordinal()
+_WRITTEN: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One number of a record.
+    """One value of a record.
 
     Attributes:
         name: as the prepared data call it.
-        low: the least it may be.
-        high: the most.
-        kind: "integer" refuses 1.5, and takes 1.0 for 1.
+        low: the least it may be; of a category 0, and of a date in days since 1970-01-01.
+        high: the most; of a category its number of values, less one.
+        kind: "integer" refuses 1.5, and takes 1.0 for 1; a "category" is one of its values; a
+            "date" is written YYYY-MM-DD.
         unit: in words, for people.
+        values: of a category, in the order of their numbers from 0.
+        may_lack: whether null will do, for a value that nobody knows.
     """
 
     name: str
     low: float = -1e6
     high: float = 1e6
-    kind: Literal["number", "integer"] = "number"
+    kind: Kind = "number"
     unit: str = ""
+    values: tuple[str, ...] = ()
+    may_lack: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class InputSchema:
 
     def read(self, value: Any) -> Features:
         """The records of a request [n, *shape], float32, n from 1.
+
+        A category is its number from 0, a date its days since 1970-01-01, and NaN is not known.
 
         Args:
             value: `{"records": [...]}`, each a list of numbers in order or an object by name.
@@ -105,7 +118,7 @@ class InputSchema:
                 if len(problems) >= MOST_PROBLEMS:
                     return None
             else:
-                row.append(float(value))
+                row.append(_number(feature, value))
         return row
 
     def _in_order(self, record: Any) -> Sequence[Any] | str:
@@ -125,6 +138,18 @@ class InputSchema:
 
 def _problem(feature: Feature, value: Any) -> Mapping[str, Any] | None:
     """What is wrong with a value; None if nothing is."""
+    if value is None and feature.may_lack:
+        return None
+    if feature.kind == "category":
+        if isinstance(value, str) and value in feature.values:
+            return None
+        return {"is": "not one of its values", "values": list(feature.values[:MOST_PROBLEMS])}
+    if feature.kind == "date":
+        day = _day(value)
+        if day is not None and feature.low <= day <= feature.high:
+            return None
+        ends = {"low": written(feature.low), "high": written(feature.high)}
+        return {"is": "not a date YYYY-MM-DD" if day is None else "out of range", **ends}
     if isinstance(value, bool) or not isinstance(value, int | float):
         return {"is": "not a number"}
     # A comparison with NaN is False, so that it fails here as well.
@@ -133,6 +158,30 @@ def _problem(feature: Feature, value: Any) -> Mapping[str, Any] | None:
     if feature.kind == "integer" and value != int(value):
         return {"is": "not an integer"}
     return None
+
+
+def _number(feature: Feature, value: Any) -> float:
+    """What stands for a value in which nothing is wrong."""
+    if value is None:
+        return math.nan
+    if feature.kind == "date":
+        return float(_day(value) or 0)
+    return float(feature.values.index(value) if feature.kind == "category" else value)
+
+
+def written(day: float) -> str:
+    """A day, counted from 1970-01-01, as YYYY-MM-DD."""
+    return date.fromordinal(_DAY_0 + int(day)).isoformat()
+
+
+def _day(value: Any) -> int | None:
+    """The day that a text says; None if it says none."""
+    if not isinstance(value, str) or not _WRITTEN.fullmatch(value):
+        return None
+    try:
+        return date.fromisoformat(value).toordinal() - _DAY_0
+    except ValueError:
+        return None
 
 
 def _wrong(*problems: Mapping[str, Any]) -> Refused:

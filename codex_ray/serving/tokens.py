@@ -19,7 +19,7 @@ from typing import Any, Final
 from codex_ray.errors import InputError
 from codex_ray.records.canonical import read_json
 from codex_ray.records.keys import SigningKey, TrustedKey
-from codex_ray.serving.caller import Caller
+from codex_ray.serving.caller import TOKEN, Caller
 
 LONGEST: Final = 2048
 """Characters of a token."""
@@ -126,7 +126,10 @@ class TokenReader:
         begins, ends, made = (_time(claims, name) for name in ("nbf", "exp", "iat"))
         if not begins - SKEW <= now < ends + SKEW:
             raise BadToken("not valid now")
-        if not 0 < ends - made <= LONGEST_LIFE:
+        # By both, and made before now: an issuer who may choose `iat` could else choose its end.
+        if not (made - SKEW <= now and 0 < ends - made <= LONGEST_LIFE):
+            raise BadToken("valid for too long, or made later")
+        if ends - begins > LONGEST_LIFE:
             raise BadToken("valid for too long")
         subject, scope, roles = (claims.get(name) for name in ("sub", "scope", "roles"))
         if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
@@ -138,7 +141,9 @@ class TokenReader:
         budget = claims.get("budget")
         if budget is not None and (type(budget) is not int or budget < 0):
             raise BadToken("an odd budget")
-        return Caller(f"token:{subject}", tuple(roles), tuple(scope.split()), budget)
+        # Two issuers may each know a carol.
+        name = f"{TOKEN}{issuer.fingerprint.removeprefix('SHA256:')[:8]}:{subject}"
+        return Caller(name, tuple(roles), tuple(scope.split()), budget)
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:

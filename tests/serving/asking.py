@@ -46,7 +46,7 @@ def served(version: str, *, weight: float = 1.0, **changes: Any) -> Served:
         identity=f"identity-{version}",
         schema=INPUTS.schema_for((3,)),
         labels=INPUTS.labels,
-        predict=predictor(model, INPUTS),
+        predict=predictor(model, INPUTS, (3,)),
         card={"privacy": [{"unit": "record", "epsilon": 1.0, "delta": 1e-5}]},
         weights=b"the weights",
     )
@@ -63,6 +63,9 @@ class Shelf:
 
     def identity(self) -> str | None:
         return None if self.now is None else self.now.identity
+
+    def check(self, identity: str) -> None:
+        pass
 
     def load(self) -> Served:
         self.loads += 1

@@ -27,6 +27,9 @@ class FolderSource:
         version = self.file.read_text()
         return f"identity-{version}" if version else None
 
+    def check(self, identity: str) -> None:
+        pass
+
     def load(self) -> Served:
         version = self.file.read_text()
         if not version.isdecimal():

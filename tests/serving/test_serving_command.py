@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from codex_ray.cli.access import add_access, seconds_in
+from codex_ray.cli.listening import listening_of
 from codex_ray.cli.serve import _settings, _source, add_serve
 from codex_ray.errors import ConfigError, InputError
 from codex_ray.records.keys import FOLDER_VARIABLE, make_keys
@@ -69,7 +72,8 @@ def test_a_token_is_believed_by_a_server_of_that_audience(
     import time
 
     caller = TokenReader([key.public], audience="heart").holder(token, time.time())
-    assert (caller.id, caller.scopes) == ("token:carol", ("model:Predict",))
+    name = f"token:{key.public.fingerprint[7:15]}:carol"
+    assert (caller.id, caller.scopes) == (name, ("model:Predict",))
     with pytest.raises(InputError, match="a day"):
         command("access", "token", "carol", "--audience", "heart", "--for", "2d")
 
@@ -174,3 +178,52 @@ def test_a_file_of_inputs(tmp_path: Path) -> None:
         file.write_text(json.dumps({"inputs": [{**one, **change}]}))
         with pytest.raises(ConfigError, match=r"inputs\.json"):
             read_inputs(file)
+
+
+def test_proxies_are_believed_where_nobody_else_can_reach_the_port() -> None:
+    for words in (["--host", "0.0.0.0"], ["--host", "::"], ["--host", "myhost"]):
+        with pytest.raises(InputError, match="--proxy-address"):
+            listening_of(parsed("serve", "heart", "--proxies", "1", *words))
+        for more in (["--proxy-address", "10.0.0.7"], ["--insecure-http"]):
+            found = listening_of(parsed("serve", "heart", "--proxies", "1", *words, *more))
+            assert found.host == words[1] and found.certificate is None
+    for host in ("127.0.0.1", "::1", "localhost"):
+        listening_of(parsed("serve", "heart", "--proxies", "1", "--host", host))
+    named = ("--proxy-address", "10.0.0.7", "--proxy-address", "fd00::/64")
+    doors = _settings(parsed("serve", "heart", "--proxies", "1", *named)).doors
+    assert doors.nearest == ("10.0.0.7/32", "fd00::/64")
+    with pytest.raises(InputError, match=r"--proxy-address 10\.0\.0\.7/24"):
+        _settings(parsed("serve", "heart", "--proxies", "1", "--proxy-address", "10.0.0.7/24"))
+    with pytest.raises(InputError, match="--proxies"):
+        _settings(parsed("serve", "heart", "--proxy-address", "10.0.0.7"))
+
+
+def test_a_token_for_staging_opens_no_production() -> None:
+    assert _settings(parsed("serve", "heart")).audience == "heart"
+    assert _settings(parsed("serve", "heart@3")).audience == "heart"
+    assert _settings(parsed("serve", "heart", "--stage", "staging")).audience == "heart/staging"
+    assert _settings(parsed("serve", "heart", "--audience", "x")).audience == "x"
+
+
+def test_the_log_is_as_large_as_it_is_told() -> None:
+    assert _settings(parsed("serve", "heart", "--access-log-bytes", "1000000")).log_bytes == 10**6
+    with pytest.raises(InputError, match="--access-log-bytes"):
+        _settings(parsed("serve", "heart", "--access-log-bytes", "5"))
+
+
+@pytest.mark.slow
+def test_what_ends_a_process_lets_answers_go_out() -> None:
+    """SIGTERM, as systemd and Kubernetes send it, is a Ctrl-C."""
+    program = (
+        "import os, signal, time\n"
+        "from codex_ray.cli.ending import sigterm_as_interrupt\n"
+        "try:\n"
+        "    with sigterm_as_interrupt():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(5)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('ended')\n"
+        "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert said.stdout.decode().split() == ["ended", "True"], said.stderr

@@ -126,5 +126,5 @@ def test_records_take_the_shape_and_scale_of_the_model() -> None:
     schema = INPUTS.schema_for((1, 3))
     records = schema.read({"records": [[60, 140, 1.5], [50, 130, 0]]})
     assert records.shape == (2, 1, 3)
-    scaled = INPUTS.scaled(records)
+    scaled = INPUTS.scaler((1, 3))(records)
     assert scaled.tolist() == [[[1.0, 0.5, 1.5]], [[0.0, 0.0, 0.0]]]

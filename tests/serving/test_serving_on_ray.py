@@ -1,8 +1,9 @@
-"""The guarded application on Ray Serve, with TLS, on loopback."""
+"""The guarded application on Ray Serve, with TLS: behind its own proxy, and behind HAProxy."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import secrets
 import socket
@@ -23,14 +24,17 @@ pytest.importorskip("fastapi")
 from asking import GOOD
 from served_folder import FolderSource
 
+from codex_ray.bench.processes import family
 from codex_ray.cluster.certificates import issue, make_authority
 from codex_ray.cluster.serve_app import Scale, serving
+from codex_ray.cluster.strangers import Answer, knock
 from codex_ray.serving.application import Settings
 from codex_ray.serving.buckets import Rate
 from codex_ray.serving.key_file import KeyFile
 from codex_ray.serving.limits import Limits
 from codex_ray.serving.local import Listening
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -43,6 +47,7 @@ class Endpoint:
     folder: Path
     source: FolderSource
     authority: Path
+    haproxy: bool
 
     @property
     def tls(self) -> ssl.SSLContext:
@@ -84,8 +89,10 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+@pytest.fixture(scope="module", params=[False, True], ids=["proxy", "haproxy"])
+def endpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("endpoint")
     authority = make_authority(folder / "ca")
     files = issue(authority, folder / "node", names=["localhost"])
@@ -109,10 +116,17 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         patch.setenv(
             "PYTHONPATH", str(Path(__file__).parent)
         )  # a replica has to find `served_folder`
-        started = serving(settings, source, book=book, listening=listening, scale=Scale())
+        started = serving(
+            settings,
+            source,  # type: ignore[arg-type]  # it opens as one does
+            book=book,
+            listening=listening,
+            scale=Scale(),
+            haproxy=request.param,
+        )
         overlooked = stack.enter_context(started)
         assert overlooked == []
-        yield Endpoint(listening.port, key, folder, source, files.authority)
+        yield Endpoint(listening.port, key, folder, source, files.authority, request.param)
 
 
 def test_a_prediction_over_tls(endpoint: Endpoint) -> None:
@@ -138,6 +152,69 @@ def test_only_tls_13(endpoint: Endpoint) -> None:
         assert new.version() == "TLSv1.3"
 
 
+def test_headers_that_are_serves_own_do_nothing(endpoint: Endpoint) -> None:
+    """They would switch off its time limit, choose replicas, or be decoded where they cannot be."""
+    names = (b"serve_multiplexed_model_id", b"x-session-id", b"x-request-id")
+    more = [name + b": \xff\xfe\r\n" for name in names]
+    more += [b"x-request-timeout-seconds: \xff\r\n", b"x-request-timeout-seconds: 1e-9\r\n"]
+    more += [b"x-request-disconnect-disabled: \xff\r\n"]
+    found = asyncio.run(endpoint.ask(*[endpoint.request(more=header) for header in more]))
+    assert [status for status, _, _ in found] == [200] * len(more)
+
+
+def test_who_asks_is_not_what_they_say(endpoint: Endpoint) -> None:
+    """Wrong keys from one address lock it out, whatever addresses it makes up."""
+    limit = Limits().lockout_failures
+    wrong = [
+        endpoint.request(
+            key="crk_0000000000000000." + "A" * 43,
+            more=b"x-forwarded-for: 192.0.2.%d\r\nx-forwarded-proto: https\r\n" % number,
+        )
+        for number in range(limit - 1)
+    ]
+    # A connection each: it ends with a refusal, because the body was not read.
+    found = [asyncio.run(endpoint.ask(one))[0][0] for one in (*wrong, endpoint.request())]
+    assert found == [401] * len(wrong) + [200]
+    lines = (endpoint.folder / "access" / "access.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    # An address has another name each day.
+    places = {(line["at"][:10], line["from"]) for line in told}
+    assert len(places) == len({day for day, _ in places})
+
+
+def test_nothing_listens_for_other_machines(endpoint: Endpoint) -> None:
+    """But Serve's own messengers, which demand this Ray's token."""
+    open_to_all = [(port, name) for host, port, name in listeners() if not host.is_loopback]
+    assert all("ServeReplica" in name for _, name in open_to_all), open_to_all
+    assert len(open_to_all) <= 1
+    for port, _ in open_to_all:
+        method = "/ray.serve.ASGIService/HandleRequest"
+        assert knock("127.0.0.1", port, method=method) is Answer.TOKEN
+
+
+def listeners() -> list[tuple[Address, int, str]]:
+    """Address, port and name of everything that this process and its children listen at."""
+    sockets: dict[str, str] = {}
+    for pid in family():
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            links = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        sockets |= {link[8:-1]: title for link in links if link.startswith("socket:[")}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in sockets:  # 0A: it listens
+                host, port = fields[1].split(":")
+                words = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
+                address = ipaddress.ip_address(b"".join(words))
+                mapped = getattr(address, "ipv4_mapped", None)
+                found.append((mapped or address, int(port, 16), sockets[fields[9]]))
+    return found
+
+
 def test_strangers_are_refused_before_they_have_sent_all(endpoint: Endpoint) -> None:
     async def announced() -> tuple[list[Any], float]:
         found, began = [], time.monotonic()
@@ -157,7 +234,7 @@ def test_strangers_are_refused_before_they_have_sent_all(endpoint: Endpoint) -> 
 
 
 def test_load(endpoint: Endpoint) -> None:
-    """At least 100 requests a second, and half within 10 ms at one connection."""
+    """Within a factor of the bars, on whatever machine this is."""
 
     async def rate(connections: int, seconds: float) -> tuple[float, float]:
         times: list[float] = []
@@ -180,9 +257,10 @@ def test_load(endpoint: Endpoint) -> None:
     for connections in (1, 8):
         found, p50 = asyncio.run(rate(connections, 5.0))
         print(f"{connections} connections: {found:.0f} requests/s, p50 {1000 * p50:.1f} ms")
+        # The bars are in codex_ray.bench.serving, for a machine that does nothing else.
         if connections == 1:
-            assert p50 <= 0.025  # the bar is 10 ms, on a machine that does nothing else
-        assert found >= 40  # and 100
+            assert p50 <= (0.010 if endpoint.haproxy else 0.025)
+        assert found >= (150 if endpoint.haproxy else 40)
 
 
 def test_overload_is_told_at_once(endpoint: Endpoint) -> None:

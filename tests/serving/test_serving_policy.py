@@ -124,10 +124,30 @@ def test_what_would_not_be_enforced_is_refused(change: dict[str, object]) -> Non
 
 
 def test_without_a_policy_nobody_fetches_or_changes_a_model() -> None:
-    for role in ("user", "monitor", "admin", "*"):
+    roles = ("user", "researcher", "data_owner", "auditor", "monitor", "admin", "project_admin")
+    for role in (*roles, "*"):
         for action in ("model:GetObject", "model:PutObject", "model:DeleteObject"):
             assert not DEFAULT.decide([role], action, "model/heart/1").allowed
     assert DEFAULT.decide(["user"], "model:Predict", "model/heart/1").allowed
+
+
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [
+        ("user", {"Predict", "GetCard"}),
+        ("researcher", {"Predict", "GetCard"}),
+        ("data_owner", {"GetCard"}),
+        ("auditor", {"GetCard", "Get"}),
+        ("monitor", {"Get"}),
+        ("admin", {"Predict", "GetCard", "Get"}),
+        ("project_admin", {"Predict", "GetCard", "Get"}),
+        ("somebody", set()),
+    ],
+)
+def test_what_each_role_may_without_a_policy(role: str, may: set[str]) -> None:
+    actions = ("model:Predict", "model:GetCard", "metrics:Get")
+    allowed = {it for it in actions if DEFAULT.decide([role], it, "model/heart/1").allowed}
+    assert {it.partition(":")[2] for it in allowed} == may
 
 
 @pytest.mark.parametrize(
@@ -151,3 +171,24 @@ def test_a_star_is_the_only_wildcard(pattern: str, text: str, does: bool) -> Non
 
 def test_many_stars_take_no_time() -> None:
     assert not matches("*a" * 40 + "b", "a" * 2000)
+
+
+@pytest.mark.parametrize("written", ["s3:putobject", "S3:PutObject", "s3:put*", "S3:*"])
+def test_an_action_is_the_same_in_any_case(bucket: Policy, written: str) -> None:
+    """As where such policies come from: a deny in another case is a deny."""
+    deny = {"Effect": "Deny", "Principal": "*", "Action": written, "Resource": "*"}
+    anything = {"Effect": "Allow", "Principal": "*", "Action": "*"}
+    policy = policy_from({"Statement": [anything, deny]})
+    assert not policy.decide([READER], "s3:PutObject", "arn:aws:s3:::x").allowed
+    assert bucket.decide([READER], "S3:GETOBJECT", "arn:aws:s3:::your-ml-models/x").allowed
+    # Principals and resources are not: there, case tells two names apart.
+    upper = {"Effect": "Deny", "Principal": READER.upper(), "Action": "*", "Resource": "ARN:*"}
+    assert policy_from({"Statement": [anything, upper]}).decide([READER], "a", "arn:x").allowed
+
+
+@pytest.mark.parametrize("field", ["Action", "Resource", "Principal"])
+@pytest.mark.parametrize("text", ["s3:?eleteObject", "home/${aws:username}/*"])
+def test_what_means_something_elsewhere_and_nothing_here_is_refused(field: str, text: str) -> None:
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "*", field: text}
+    with pytest.raises(ConfigError, match=r"\? and \$"):
+        policy_from({"Statement": [statement]})

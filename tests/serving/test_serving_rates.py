@@ -54,7 +54,7 @@ def test_a_key_may_have_a_rate_of_its_own(house: House) -> None:
 def test_an_address_is_counted_with_or_without_a_key(house: House) -> None:
     house.changes = {"limits": Limits(per_address=Rate(1.0, 2.0))}
     house.app = house.fresh()
-    assert [house.get("/healthz", key=None).status for _ in range(3)] == [200, 200, 429]
+    assert [house.get("/", key=None).status for _ in range(3)] == [200, 200, 429]
     assert house.predict().status == 429
     assert house.predict(address="198.51.100.9").status == 200
 
@@ -195,5 +195,18 @@ def test_the_book_is_its_owners_alone(tmp_path: Path) -> None:
 def test_replicas_share_the_rates(house: House) -> None:
     shared = Limits().shared_by(4)
     assert shared.per_key == Rate(25.0, 50.0)
-    assert shared.lockout_failures == 2
+    assert shared.lockout_failures == 3
     assert shared.ongoing == Limits().ongoing
+
+
+def test_a_stranger_who_reaches_the_port_is_no_proxy() -> None:
+    doors = Doors(proxies=1, nearest=("10.0.0.0/24", "fd00::7"))
+    said = {b"x-forwarded-for": b"198.51.100.9", b"x-forwarded-proto": b"https"}
+    for ours in ("10.0.0.1", "fd00::7", "::ffff:10.0.0.1"):
+        scope = {"client": (ours, 1), "scheme": "http"}
+        assert doors.https(scope, said) and doors.address(scope, said) == "198.51.100.9"
+    for client in (("10.0.1.1", 1), ("fd00::8", 1), ("x", 1), None):
+        scope = {"client": client, "scheme": "http"}
+        assert not doors.https(scope, said)
+        assert doors.address(scope, said) != "198.51.100.9"
+    assert doors.address({"client": ("10.0.1.1", 1)}, said) == "10.0.1.1"

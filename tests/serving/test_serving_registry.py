@@ -12,6 +12,7 @@ import pytest
 from asking import House
 
 import codex_ray
+from codex_ray.cli.serve import _held
 from codex_ray.errors import CodexRayError
 from codex_ray.records.keys import FOLDER_VARIABLE, SigningKey, make_keys
 from codex_ray.registry import Registry, RegistryError
@@ -151,3 +152,74 @@ def test_inputs_must_fit_the_model(tumour: tuple[House, Registry, Source]) -> No
     wrong = Inputs(inputs=(Input(name="age", low=0, high=120),))
     with pytest.raises(CodexRayError, match="inputs"):
         replace(source, inputs=wrong).open().load()
+
+
+def test_a_switch_for_staging_opens_no_production(tumour: tuple[House, Registry, Source]) -> None:
+    _, registry, source = tumour
+    registry.promote("tumour", 3, stage="staging", unsafe=["allow_uncertified"])
+    with pytest.raises(RegistryError, match="certificate"):
+        registry.promote("tumour", 3)
+    with pytest.raises(RegistryError, match="certificate"):
+        replace(source, version=3).open().load()
+    assert replace(source, stage="staging").open().load().version == "3"
+    assert source.open().load().version == "1"
+
+
+def test_what_staging_does_not_compute_again_production_does(
+    tumour: tuple[House, Registry, Source],
+) -> None:
+    _, registry, source = tumour
+    registry.promote("tumour", 1, stage="staging", unsafe=["skip_recompute"])
+    for held in (source, replace(source, version=1)):
+        assert not any("skip_recompute" in line for line in held.open().load().unsafe)
+    staging = replace(source, stage="staging").open().load()
+    assert any("skip_recompute" in line for line in staging.unsafe)
+
+
+def test_a_registry_of_before_a_revocation_is_served_by_nobody_who_has_the_head(
+    tumour: tuple[House, Registry, Source], tmp_path: Path
+) -> None:
+    _, registry, source = tumour
+    older = shutil.copytree(source.folder, tmp_path / "older")
+    registry.revoke("tumour", 1, reason="a hospital withdrew its records")
+    head = source.open().head()
+    assert head == registry.head()
+    shutil.rmtree(source.folder)
+    older.rename(source.folder)
+    assert source.open().load().version == "1"  # nothing in the folder says so
+    with pytest.raises(CodexRayError, match="events"):
+        replace(source, head=head).open()
+
+
+def test_the_driver_holds_replicas_that_start_later_to_what_it_saw(
+    tumour: tuple[House, Registry, Source],
+) -> None:
+    _, registry, source = tumour
+    assert _held(source).head == registry.head()
+    with pytest.raises(CodexRayError, match="events"):
+        _held(replace(source, head=f"99:{'0' * 64}"))
+
+
+def test_a_version_that_answers_is_found_wrong_where_it_lies(
+    tumour: tuple[House, Registry, Source],
+) -> None:
+    _, registry, source = tumour
+    models = source.open()
+    identity = models.load().identity
+    models.check(identity)
+    registry.promote("tumour", 2)
+    models.check(identity)  # superseded is not wrong
+    stored = registry.manifest(registry.version("tumour", 1)).model.sha256
+    (file,) = [path for path in source.folder.rglob("*") if path.name == stored]
+    content = file.read_bytes()
+    file.chmod(0o600)
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CodexRayError, match="was changed"):
+        models.check(identity)
+    file.write_bytes(content)
+    models.check(identity)
+    registry.revoke("tumour", 1, reason="a test")
+    with pytest.raises(CodexRayError, match="is revoked"):
+        models.check(identity)
+    with pytest.raises(CodexRayError, match="none of the registry's"):
+        models.check("0" * 64)

@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from asking import GOOD, House
+from asking import GOOD, House, Said, call, receiving
 
 pytest.importorskip("uvicorn")
 
@@ -180,3 +181,71 @@ def test_a_certificate_that_is_none_is_said_so(tmp_path: Path, house: House) -> 
     file.write_text("nonsense")
     with pytest.raises(InputError, match="cannot be used for TLS"):
         make_server(house.app, Listening("127.0.0.1", 0, file, file))
+
+
+def test_one_connection_too_many_is_told_so_in_our_words(house: House) -> None:
+    server = make_server(house.app, Listening("127.0.0.1", 0, connections=3))
+    assert server.config.limit_concurrency is None  # uvicorn's own words name no time to come again
+    server.server_state.connections.update(range(3))
+    good = asyncio.run(call_it(server, house))
+    server.server_state.connections.add(3)
+    said = asyncio.run(call_it(server, house))
+    assert (good.status, said.status, said.code) == (200, 503, "overloaded")
+    assert (said.headers["retry-after"], said.headers["connection"]) == ("1", "close")
+    assert b'codex_ray_serve_refusals_total{code="overloaded"} 1' in tallied(house)
+
+
+async def call_it(server: Any, house: House) -> Said:
+    await house.app.live.refresh()
+    headers = [(b"authorization", b"Bearer " + house.key.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/v1/card", "raw_path": b"/v1/card"}
+    rest = {"query_string": b"", "scheme": "https", "headers": headers, "client": ("::1", 1)}
+    return await call(server.config.app, scope | rest, receiving([b""]))
+
+
+def tallied(house: House) -> bytes:
+    return house.app.tally.text(ongoing=0, model=None, swaps=0, failures=0, unsafe=(), labels={})
+
+
+def test_a_certificate_that_is_renewed_is_shown_without_a_restart(tmp_path: Path) -> None:
+    authority = make_authority(tmp_path / "ca")
+    first, second, other = (
+        issue(authority, tmp_path / name, names=["localhost"]) for name in ("1", "2", "3")
+    )
+    server = make_server(
+        House(tmp_path).app, Listening("127.0.0.1", 0, first.certificate, first.key)
+    )
+    renew = server.config.callback_notify
+    assert renew is not None and server.config.timeout_notify <= 60
+
+    def shown() -> bytes:
+        """The certificate that a handshake with that context shows."""
+        client = ssl.create_default_context(cafile=str(first.authority))
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        one = server.config.ssl.wrap_bio(to_server, to_client, server_side=True)
+        two = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+        for _ in range(4):
+            for side in (two, one):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+        found = two.getpeercert(binary_form=True)
+        assert found is not None
+        return found
+
+    began = shown()
+    asyncio.run(renew())
+    assert shown() == began
+    second.certificate.replace(first.certificate)
+    asyncio.run(renew())  # its key is on the way: until then the old pair
+    assert shown() == began
+    second.key.replace(first.key)
+    asyncio.run(renew())
+    renewed = shown()
+    assert renewed != began
+    first.certificate.write_text("half a file")
+    asyncio.run(renew())
+    assert shown() == renewed
+    other.certificate.replace(first.certificate)
+    other.key.replace(first.key)
+    asyncio.run(renew())
+    assert shown() not in (began, renewed)

@@ -49,7 +49,7 @@ def signed(header: Any, claims: Any, key: SigningKey = KEY) -> str:
 
 def test_a_token_says_who_its_holder_is() -> None:
     caller = READER.holder(issue_token(KEY, TERMS, now=NOW), NOW)
-    assert (caller.id, caller.roles, caller.budget) == ("token:carol", ("user",), 50)
+    assert (caller.id, caller.roles, caller.budget) == (f"token:{KID[7:15]}:carol", ("user",), 50)
     assert caller.in_scope("model:Predict") and not caller.in_scope("model:GetCard")
 
 
@@ -64,7 +64,7 @@ def test_the_signature_is_that_of_rfc_8037() -> None:
 
 
 def test_the_hand_made_token_of_these_tests_is_believed() -> None:
-    assert READER.holder(signed(HEADER, CLAIMS), NOW).id == "token:carol"
+    assert READER.holder(signed(HEADER, CLAIMS), NOW).id == f"token:{KID[7:15]}:carol"
 
 
 def none_token(alg: str) -> str:
@@ -81,6 +81,8 @@ def hmac_token() -> str:
     return f"{message}.{packed(mac)}"
 
 
+YEAR = 31557600.0
+LATE = NOW + 10 * YEAR + 3600
 GOOD = signed(HEADER, CLAIMS)
 TWICE = json.dumps(CLAIMS)[:-1] + ', "scope": "model:*"}'
 REFUSED = {
@@ -103,6 +105,9 @@ REFUSED = {
     "expired": signed(HEADER, {**CLAIMS, "iat": NOW - 999, "nbf": NOW - 999, "exp": NOW - 31}),
     "not yet": signed(HEADER, {**CLAIMS, "nbf": NOW + 31}),
     "for ever": signed(HEADER, {**CLAIMS, "exp": NOW + 86401}),
+    "for ten years, from then on": signed(HEADER, {**CLAIMS, "iat": NOW + 10 * YEAR, "exp": LATE}),
+    "made later": signed(HEADER, {**CLAIMS, "iat": NOW + 31}),
+    "begun ten years ago": signed(HEADER, {**CLAIMS, "nbf": NOW - 10 * YEAR}),
     "until text": signed(HEADER, {**CLAIMS, "exp": "9999999999"}),
     "until infinity": signed(HEADER, json.dumps(CLAIMS).replace(str(NOW + 600), "Infinity")),
     "until true": signed(HEADER, {**CLAIMS, "exp": True}),
