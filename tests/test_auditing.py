@@ -53,7 +53,17 @@ def masked(wide):
     return wide
 
 
-@pytest.mark.parametrize("name", ["silos", "devices", "adaptive", "inside", "shared", "masked"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "silos",
+        "devices",
+        pytest.param("adaptive", marks=pytest.mark.slow),
+        "inside",
+        pytest.param("shared", marks=pytest.mark.slow),
+        pytest.param("masked", marks=pytest.mark.slow),
+    ],
+)
 def test_sound_experiments_pass_and_say_what_was_looked_at(name, request) -> None:
     found = verdicts(request.getfixturevalue(name))
     assert all(one.passed for one in found)
@@ -75,7 +85,9 @@ def test_a_quarter_of_the_clients_noise_is_found(silos, monkeypatch) -> None:
     assert "released noise: 6" in words and "the claim is false" in words
 
 
-@pytest.mark.parametrize("name", ["devices", "adaptive", "wide"])
+@pytest.mark.parametrize(
+    "name", ["devices", "adaptive", pytest.param("wide", marks=pytest.mark.slow)]
+)
 def test_a_quarter_of_the_central_noise_is_found(name, request, monkeypatch) -> None:
     honest = Stream.normal
     monkeypatch.setattr(Stream, "normal", lambda self, count: honest(self, count) / 4)
@@ -85,6 +97,7 @@ def test_a_quarter_of_the_central_noise_is_found(name, request, monkeypatch) -> 
         assert any("REFUTES" in words for words in found)
 
 
+@pytest.mark.slow
 def test_clients_without_their_noise_are_found(inside, monkeypatch) -> None:
     honest = SkellamNoise._draw
 
@@ -110,7 +123,7 @@ def test_a_missing_clip_is_found(wide, monkeypatch) -> None:
     assert any("REFUTES" in words for words in failed(wide))
 
 
-@pytest.mark.parametrize("name", ["silos", "inside"])
+@pytest.mark.parametrize("name", ["silos", pytest.param("inside", marks=pytest.mark.slow)])
 def test_equal_seeds_are_found(name, request, monkeypatch) -> None:
     honest = SeedTree.key
 

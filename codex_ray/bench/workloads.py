@@ -76,7 +76,7 @@ class Workload:
             },
             "plan": {"kernel": self.kernel},
             "federation": self._federation(),
-            "cluster": {"hosts": self.hosts},
+            "cluster": {"hosts": self.hosts, "standby": False},
         }
         return planned(config, {})
 

@@ -16,7 +16,10 @@ SMALL = {setting.name: setting.scaled(0.02) for setting in SETTINGS}
 HERE = [name for name, setting in SMALL.items() if not setting.hosts]
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "default" else pytest.param(name, marks=pytest.mark.slow) for name in HERE],
+)
 def test_a_round_is_exact_and_slower_than_its_floor(name) -> None:
     (row,) = bench([SMALL[name]])
     assert row.exact and row.clients >= 70

@@ -97,6 +97,7 @@ def test_a_broken_build_is_caught_and_its_twin_is_not(name) -> None:
     assert not build.caught(sound)
 
 
+@pytest.mark.slow
 def test_a_build_that_nobody_catches_misses_the_bar(monkeypatch) -> None:
     tame = replace(BUILDS["equal seeds, DP-SGD"], broken=lambda sound, seed: sound)
     wild = replace(BUILDS["equal seeds, DP-SGD"], caught=lambda experiment: True)

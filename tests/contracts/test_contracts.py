@@ -14,6 +14,8 @@ from codex_ray.data.dataset import Records
 from codex_ray.data.synthetic_images import SyntheticImages
 from codex_ray.errors import ProtocolError, SumAborted
 from codex_ray.federation.algorithms import FedAvg
+from codex_ray.federation.fedadam import FedAdam
+from codex_ray.federation.federation import Federation
 from codex_ray.federation.sampling import EveryClient, FixedSize, PoissonCohorts
 from codex_ray.federation.spaced_sampling import SpacedCohorts
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
@@ -291,17 +293,50 @@ def test_batches_are_record_numbers_of_their_stream(rule) -> None:
     assert all(len(batch) == 0 for batch in rule.draw(0, RANDOM.secret.stream("b")))
 
 
-@pytest.mark.parametrize("algorithm", [FedAvg(), FedAvg(learning_rate=0.5, momentum=0.9)])
+@pytest.mark.parametrize(
+    "algorithm", [FedAvg(), FedAvg(learning_rate=0.5, momentum=0.9), FedAdam()], **named
+)
 def test_an_algorithm_is_a_pure_step(algorithm) -> None:
     params, update = torch.ones(4), torch.arange(4, dtype=torch.float64)
     state = algorithm.init(4)
     before = (params.clone(), update.clone(), state.clone())
     one, next_state = algorithm.step(params, update, state)
     assert all(torch.equal(a, b) for a, b in zip(before, (params, update, state), strict=True))
+    again, same_state = algorithm.step(params, update, state)
+    assert torch.equal(one, again) and torch.equal(next_state, same_state)
+    assert one.dtype == torch.float32 and one.shape == params.shape
+    assert next_state.dtype == torch.float64 and next_state.shape == state.shape
+    assert one[0] == params[0] and (one[1:] > params[1:]).all()  # along the update
+
+
+@pytest.mark.parametrize("algorithm", [FedAvg(), FedAvg(learning_rate=0.5, momentum=0.9)])
+def test_fedavg_steps_by_its_rate_and_its_momentum(algorithm) -> None:
+    params, update = torch.ones(4), torch.arange(4, dtype=torch.float64)
+    one, state = algorithm.step(params, update, algorithm.init(4))
     assert torch.equal(one, params + algorithm.learning_rate * update.float())
-    two, _ = algorithm.step(one, update, next_state)
+    two, _ = algorithm.step(one, update, state)
     factor = algorithm.learning_rate * (1 + algorithm.momentum)
     torch.testing.assert_close(two, one + factor * update.float())
+
+
+def test_fedadam_steps_as_in_its_paper() -> None:
+    """Two steps of algorithm 2 of Reddi et al. 2021, by hand."""
+    algorithm = FedAdam(learning_rate=0.1, momentum=0.5, decay=0.75, floor=0.5)
+    params, update = torch.zeros(1), torch.tensor([2.0], dtype=torch.float64)
+    one, state = algorithm.step(params, update, algorithm.init(1))
+    assert state[:, 0].tolist() == [1.0, 1.0]
+    assert one[0].item() == pytest.approx(0.1 * 1.0 / 1.5)
+    two, state = algorithm.step(one, update, state)
+    assert state[:, 0].tolist() == [1.5, 1.75]
+    assert two[0].item() == pytest.approx(one[0].item() + 0.1 * 1.5 / (1.75**0.5 + 0.5))
+
+
+def test_an_algorithm_without_a_name_is_fedavg() -> None:
+    assert Federation.model_validate({"algorithm": {"momentum": 0.5}}).algorithm == FedAvg(
+        momentum=0.5
+    )
+    named = {"kind": "fedadam", "floor": 0.1}
+    assert Federation.model_validate({"algorithm": named}).algorithm == FedAdam(floor=0.1)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_the_default_is_the_reference() -> None:
     assert Plan() == REFERENCE and REFERENCE.product == torch.float32
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_the_references(caplog) -> None:
     """The one compiled training of the fast suite: a module that is no stack."""
     training = reference(Residual, PLAIN, Held(sizes=(20, 10, 20)))
