@@ -32,7 +32,7 @@ from codex_ray.federation.faults import FaultyTransport
 from codex_ray.federation.field import FieldClock, Load
 from codex_ray.federation.round import Round
 from codex_ray.federation.state import ServerState
-from codex_ray.federation.transport import Transport
+from codex_ray.federation.transport import Answered, Transport
 from codex_ray.learning.comparison import Baselines
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.evaluation import evaluate
@@ -174,6 +174,9 @@ class Assembled:
         experiment, public = self.experiment, self.randomness.public
         dropouts, faults = experiment.federation.dropouts, experiment.federation.faults
         clock = None if faults.devices is None else FieldClock(faults.devices, public)
+        standing = experiment.federation.protocol.standing
+        if standing is not None:
+            transport = Answered(transport, standing)
         if dropouts.any or faults.any:
             transport = FaultyTransport(
                 transport, dropouts, public, faults=faults, load=self.load, clock=clock

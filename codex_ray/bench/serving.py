@@ -30,11 +30,13 @@ from codex_ray.bench.serving_load import (
     one_answer,
     serving_command,
 )
+from codex_ray.bench.small_runs import SERVED
 from codex_ray.cluster.certificates import NodeFiles, issue, make_authority
+from codex_ray.cluster.inherited import environment
 from codex_ray.records.keys import FOLDER_VARIABLE, make_keys
 from codex_ray.registry import Registry
 from codex_ray.serving.key_file import KeyFile
-from codex_ray.serving.ray_serve import environment, free_ports
+from codex_ray.serving.ray_serve import free_ports
 
 SECONDS: Final = 10.0
 WARM: Final = 2.0
@@ -44,28 +46,6 @@ CROWD: Final = 400
 HOUSE: Final = 8
 """Requests at a time that fill the server which is asked for more."""
 UNLIMITED: Final = ("--rate", "1000000", "--address-rate", "1000000")
-MODEL: Final[dict[str, Any]] = {
-    "name": "served",
-    "rounds": 2,
-    "seed": 1,
-    "budget": {"epsilon": 50.0, "delta": 1e-5},
-    "data": {
-        "kind": "breast_cancer",
-        "clients": 4,
-        "records": [20, 40],
-        "ranges": {"mean radius": [6, 30], "mean texture": [9, 40]},
-    },
-    "model": {"kind": "linear"},
-    "trainer": {
-        "kind": "dp_sgd",
-        "learning_rate": 0.5,
-        "clip_norm": 1.0,
-        "noise_multiplier": 1.0,
-        "batch_size": 15,
-        "batches": {"kind": "poisson", "sampling_rate": 0.5, "steps": 1},
-    },
-    "federation": {"protocol": {"kind": "ideal"}},
-}
 NAME: Final = "tumour"
 BODY: Final = b'{"records": [[0.1, 0.2]]}'
 Bars: TypeAlias = Mapping[int, Mapping[str, float]]
@@ -102,7 +82,7 @@ def home() -> Iterator[Home]:
             key, _ = make_keys(folder / "keys")
             registry = Registry.create(folder / "models", key=key)
             for seed in (1, 2):
-                run(MODEL | {"seed": seed}, out=folder / f"run{seed}")
+                run(SERVED | {"seed": seed}, out=folder / f"run{seed}")
                 registry.register(folder / f"run{seed}", NAME)
             registry.promote(NAME, 1)
         files = issue(make_authority(folder / "ca"), folder / "node", names=["localhost"])

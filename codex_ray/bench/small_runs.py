@@ -30,6 +30,19 @@ HOSPITALS: Final[dict[str, Any]] = {
 }
 """Six hospitals, each of which protects its records by DP-SGD."""
 
+SERVED: Final[dict[str, Any]] = HOSPITALS | {
+    "name": "served",
+    "rounds": 2,
+    "budget": {"epsilon": 50.0, "delta": DELTA},
+    "data": {
+        "kind": "breast_cancer",
+        "clients": 4,
+        "records": [20, 40],
+        "ranges": {"mean radius": [6, 30], "mean texture": [9, 40]},
+    },
+}
+"""Four of them with two measurements and a budget: a model to register, and to ask for answers."""
+
 PHONES: Final[dict[str, Any]] = {
     "name": "phones",
     "rounds": 1,

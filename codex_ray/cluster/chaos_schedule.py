@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from codex_ray.cluster.kills import WHOM, Kill, Trip, Whom
+from codex_ray.cluster.kills import WHOM, Kill, Whom
+from codex_ray.federation.faults import Trip
 from codex_ray.randomness import Randomness, Stream
 from codex_ray.types import Stage
 

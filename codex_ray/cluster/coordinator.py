@@ -81,6 +81,7 @@ class CoordinatorServer:
 
         experiment, dataset = assembled.experiment, assembled.dataset
         sizes = dataset.sizes if isinstance(dataset, InMemory) else None  # others make theirs
+        protocol = experiment.federation.protocol
         transport = self._transport = RayTransport(
             crew.hosts[: dataset.population],
             population=dataset.population,
@@ -89,7 +90,7 @@ class CoordinatorServer:
             together=experiment.plan.plan.clients,
             term=term,
             another=crew.another,
-            asked_again=experiment.federation.protocol.folds,
+            asked_again=protocol.folds and protocol.standing is None,
         )
         # A coordinator that takes over goes on with whoever is there, as the one before it did.
         transport.wait(at_least=1 if term else experiment.cluster.at_least)

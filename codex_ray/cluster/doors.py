@@ -7,13 +7,16 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import parameter, ray_constants, services
+from ray._private import utils as ray_utils
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from codex_ray.cluster.inherited import environment
 from codex_ray.cluster.preflight import check_dashboard, check_joining, check_own, keys_from
 from codex_ray.errors import ClusterError
 from codex_ray.records.private_files import private_folder
@@ -48,7 +51,7 @@ def own_ray(*, insecure_local: bool = False) -> Iterator[list[str]]:
     demand(os.environ.get("RAY_AUTH_MODE", "token"))
     with own_token():
         try:
-            with on_loopback():
+            with on_loopback(), unattended():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -122,34 +125,49 @@ def session_folder() -> str:
 @contextmanager
 def own_token() -> Iterator[None]:
     """A new token for a Ray that is started in the block; the user's own is out of sight."""
-    before = os.environ.get("RAY_AUTH_TOKEN")
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    AuthenticationTokenLoader.instance().reset_cache()
+    loader = AuthenticationTokenLoader.instance()
     try:
-        yield
+        with environment({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+            loader.reset_cache()
+            yield
     finally:
-        _restore("RAY_AUTH_TOKEN", before)
-        AuthenticationTokenLoader.instance().reset_cache()
+        loader.reset_cache()
 
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
     """A Ray that is started in the block listens on loopback only."""
-    before, enabled = os.environ.get(LOOPBACK_SWITCH), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[LOOPBACK_SWITCH] = "0"  # its processes read it when they begin
+    enabled = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False  # this process read it when it imported ray
     try:
-        yield
+        with environment({LOOPBACK_SWITCH: "0"}):  # its processes read it when they begin
+            yield
     finally:
-        _restore(LOOPBACK_SWITCH, before)
         ray_constants.ENABLE_RAY_CLUSTER = enabled
 
 
-def _restore(name: str, before: str | None) -> None:
-    if before is None:
-        del os.environ[name]
-    else:
-        os.environ[name] = before
+@contextmanager
+def unattended() -> Iterator[None]:
+    """A Ray that is started in the block goes without the processes that nobody here asks.
+
+    Those are the dashboard's server, which would only count usage, the autoscaler's monitor and the
+    reader of logs; and its agent is the one of an installation without a dashboard. They take two
+    seconds of a start, as long as the whole rest of it, and each is one door less.
+    """
+    kept = parameter.RayParams, services.start_api_server, ray_utils.get_dashboard_dependency_error
+    parameter.RayParams = partial(kept[0], no_monitor=True, include_log_monitor=False)
+    services.start_api_server = _no_api_server
+    ray_utils.get_dashboard_dependency_error = lambda: ImportError("left out")
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = kept[:2]
+        ray_utils.get_dashboard_dependency_error = kept[2]
+
+
+def _no_api_server(*_: Any, **__: Any) -> tuple[str, None]:
+    """What Ray makes of a server that it could not start: no address, and no process."""
+    return "", None
 
 
 def demand(mode: str) -> None:

@@ -24,22 +24,13 @@ from ray.exceptions import RayError
 
 from codex_ray.cluster.processes import children_of, name_of, parent_of
 from codex_ray.errors import ClusterError, ConfigError, HostLost
+from codex_ray.federation.faults import Trip
 from codex_ray.federation.messages import TrainTask
 from codex_ray.federation.transport import Frames, Transport
 from codex_ray.types import ClientId, Component, Stage
 from codex_ray.wire import Frame, FrameReader, kind_of
 
 Whom = Literal["host", "node", "coordinator", "driver"]
-Trip = Literal[
-    "train",
-    "enrol",
-    "advertise_keys",
-    "reveal_nonces",
-    "share_keys",
-    "masked_input",
-    "confirm_survivors",
-    "unmask",
-]
 WHOM: Final[tuple[Whom, ...]] = ("host", "node", "coordinator", "driver")
 PAUSE: Final = 0.1
 """Seconds that a frozen host is left for frames to come in, before it is killed."""

@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from codex_ray.cluster.doors import ray_at
+from codex_ray.cluster.inherited import environment
 from codex_ray.cluster.tls13 import check_tls13, only_tls13
 from codex_ray.errors import ClusterError, InputError
 from codex_ray.serving.application import Application, Settings
@@ -29,7 +30,7 @@ from codex_ray.serving.budgets import Book, Lend, unreachable
 from codex_ray.serving.from_registry import Source
 from codex_ray.serving.front import BODY_BYTES
 from codex_ray.serving.local import MISSING, Listening
-from codex_ray.serving.ray_serve import TOLD, environment, free_ports, haproxy_mode
+from codex_ray.serving.ray_serve import TOLD, free_ports, haproxy_mode
 from codex_ray.serving.terminator import haproxy as haproxy_program
 from codex_ray.serving.terminator import terminator
 

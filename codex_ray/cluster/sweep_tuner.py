@@ -7,10 +7,8 @@ the book's. So Tune's own records are of no use afterwards, and go with its temp
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from codex_ray.cluster.session import ray_session  # first: it sets what ray reads when imported
@@ -22,6 +20,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from codex_ray.cluster.crew import share_of
+from codex_ray.cluster.inherited import environment
 from codex_ray.cluster.sweep_stopping import stopping_rule
 from codex_ray.cluster.sweep_trial import TRIAL, this_place, trial_told
 from codex_ray.errors import ClusterError
@@ -134,7 +133,7 @@ def run_trials(book: Book, audience: Audience) -> None:
     session = ray_session(
         cluster.get("address", "local"), insecure_local=bool(cluster.get("insecure_local"))
     )
-    with _environment(QUIET), session, tempfile.TemporaryDirectory() as scratch:
+    with environment(QUIET), session, tempfile.TemporaryDirectory() as scratch:
         resources = _resources(description)
         _check_fits(resources)
         tuner = tune.Tuner(
@@ -179,21 +178,6 @@ def _trainable(book: Book) -> Any:
         place=this_place(),
         data={name: ray.put(arrays) for name, arrays in data.items()},
     )
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """The process's environment with `values` for the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _resources(description: Sweep) -> Any:

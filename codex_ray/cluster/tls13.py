@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from codex_ray.cluster.inherited import environment
 from codex_ray.errors import ClusterError
-from codex_ray.serving.ray_serve import environment
 
 VARIABLE = "OPENSSL_CONF"
 _ONLY_1_3 = """\

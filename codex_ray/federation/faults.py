@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -92,6 +92,19 @@ class Flaky(Component):
         return bool(public.stream("away", round, client).uniform(1)[0] >= own)
 
 
+Trip: TypeAlias = Literal[
+    "train",
+    "enrol",
+    "advertise_keys",
+    "reveal_nonces",
+    "share_keys",
+    "masked_input",
+    "confirm_survivors",
+    "unmask",
+]
+"""A trip of a round, by the name of its stage; DEBUG is none that clients know of."""
+
+
 class Mute(Component):
     """Clients that take part in every round up to one trip, and never answer that one.
 
@@ -103,16 +116,7 @@ class Mute(Component):
     share: float = Field(
         default=0, ge=0, lt=1, description="Chance of any client to be one, drawn once."
     )
-    stage: Literal[
-        "train",
-        "enrol",
-        "advertise_keys",
-        "reveal_nonces",
-        "share_keys",
-        "masked_input",
-        "confirm_survivors",
-        "unmask",
-    ] = Field(
+    stage: Trip = Field(
         default="masked_input",
         description="The first trip that they do not answer; where the protocol has no such trip, "
         "the next one that it has.",

@@ -70,7 +70,7 @@ def write_atomically(
             before()
         temporary.replace(path)
         if sync:
-            _sync(path.parent)
+            sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):  # a disk that is read-only by now refuses this too
             temporary.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def write_atomically(
         raise
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Waits until the disk has the folder's names: a file's new content is not lost by its name.
 
     Some file systems over a network take no such request for a folder; they have it by then.
@@ -113,7 +113,7 @@ def create_whole(path: Path, content: bytes) -> bool:
             # No links on this file system: whoever finds half of the file finds that it is cut.
             with path.open("xb") as file:
                 file.write(content)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except FileExistsError:
         return False
     except OSError as error:

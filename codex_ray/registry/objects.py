@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from codex_ray.records.run_directory import sync_folder
 from codex_ray.registry.refusals import RegistryError, TamperError
 
 LARGEST_DOCUMENT: Final = 16 << 20
@@ -151,12 +152,3 @@ def _ours(path: Path) -> bool:
     if found is None or found[1] != path.parent.name or path.is_symlink():
         return False
     return path.is_file()
-
-
-def sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,6 +31,7 @@ class MaskedSum(Component):
 
     folds: ClassVar[bool] = True
     opening: ClassVar[Message | None] = None
+    standing: ClassVar[Message | None] = None
 
     adversary: Adversary = Field(
         default="semi_malicious",

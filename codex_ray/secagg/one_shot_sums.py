@@ -32,6 +32,7 @@ class OneShot(Component):
     identified: ClassVar[bool] = True
     folds: ClassVar[bool] = True
     opening: ClassVar[Message | None] = None
+    standing: ClassVar[Message | None] = None
     adversary: Adversary = Field(
         default="semi_malicious",
         description="semi_honest: the server does as it should and only looks; semi_malicious: it "

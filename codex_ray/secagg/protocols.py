@@ -64,6 +64,12 @@ class SumProtocol(Protocol):
         ...
 
     @property
+    def standing(self) -> Message | None:
+        """What each client that sent its summand answers to the trip after it, where nothing of a
+        client's own goes into that: it may be taken as said. None where something does."""
+        ...
+
+    @property
     def protection(self) -> str:
         """What stands between the server and a single summand, in words."""
         ...

@@ -11,7 +11,7 @@ from codex_ray.secagg.cohort_rules import aborting
 from codex_ray.secagg.cost import Attendance, Operations, count
 from codex_ray.secagg.identity import Enrolment, Membership, SharedWork
 from codex_ray.secagg.masked_sums import SecAggPlus
-from codex_ray.secagg.messages import SummandRequest
+from codex_ray.secagg.messages import SummandRequest, SurvivorAck
 from codex_ray.secagg.one_shot_sums import OneShot
 from codex_ray.secagg.parameters import fewest_survivors
 from codex_ray.secagg.plain import PlainClient, run_clear, run_ideal
@@ -30,6 +30,7 @@ class Clear(Component):
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = False
     opening: ClassVar[Message | None] = SummandRequest()
+    standing: ClassVar[Message | None] = None
 
     def session(
         self,
@@ -75,6 +76,7 @@ class Ideal(Component):
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = True
     opening: ClassVar[Message | None] = SummandRequest()
+    standing: ClassVar[Message | None] = SurvivorAck()
     assumed_corrupt: float = Field(
         default=0.05,
         ge=0,

@@ -15,6 +15,7 @@ from typing import Final
 from codex_ray.errors import InputError
 from codex_ray.records.canonical import read_json
 from codex_ray.records.private_files import read_private
+from codex_ray.records.run_directory import sync_folder
 from codex_ray.serving.api_keys import ApiKey, KeyRing, from_plain, new_key, rotated, to_plain
 
 FORMAT: Final = "codex-ray-keys/1"
@@ -131,16 +132,7 @@ class KeyFile:
         except BaseException:
             os.unlink(name)  # noqa: PTH108
             raise
-        _sync(self.path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Puts the folder's names on the disk, so that a revocation survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(self.path.parent)
 
 
 class WatchedKeys:

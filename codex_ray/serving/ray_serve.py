@@ -5,11 +5,10 @@ Serve reads these when its processes begin. They are for a Ray that serves nothi
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -31,21 +30,6 @@ TOLD: Final[Mapping[str, str]] = {
     # guard is to decide that.
     "FORWARDED_ALLOW_IPS": "nobody",
 }
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started inside inherit `variables`."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 # Serve's HAProxy shows its figures to the whole network, and lets every user of the machine

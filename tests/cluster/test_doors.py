@@ -17,6 +17,9 @@ from codex_ray.errors import ClusterError, InputError
 
 SCRIPT = """
 import json, os, sys
+from pathlib import Path
+from ray._private import parameter, services, utils
+given = parameter.RayParams, services.start_api_server, utils.get_dashboard_dependency_error
 from codex_ray.cluster.doors import own_ray
 from real_head import MARK, family, listening
 import ray
@@ -37,10 +40,16 @@ for _ in range(2):
         children = [p for p in family(os.environ[MARK]) if p != os.getpid()]
         found["listening"] = sorted({address for address, _ in listening(children)})
         found["ports"] = len(listening(children))
+        lines = [Path(f"/proc/{child}/cmdline").read_bytes().decode() for child in children]
+        asked = ("dashboard.py", "monitor.py")
+        found["unasked"] = [line for line in lines if any(name in line for name in asked)]
         from codex_ray.cluster.strangers import NODE_METHOD, knock
         found["stranger"] = knock("127.0.0.1", node["NodeManagerPort"], method=NODE_METHOD).name
 names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 found["restored"] = all(os.environ.get(name) == before.get(name) for name in names)
+found["restored"] &= given == (
+    parameter.RayParams, services.start_api_server, utils.get_dashboard_dependency_error
+)
 print("FOUND" + json.dumps(found))
 """
 
@@ -71,6 +80,7 @@ def test_a_ray_of_our_own_is_closed_without_being_asked() -> None:
     assert first != second and "u" * 64 not in (first, second) and len(first) == 64
     assert found["listening"] == ["127.0.0.1"] and found["ports"] >= 6
     assert found["stranger"] == "TOKEN"
+    assert found["unasked"] == []  # no process that nobody here asks, and no door of its
     assert found["restored"]
     folder = Path(doors.session_folder()).parent
     assert Path(found["socket"]).is_relative_to(folder)

@@ -17,6 +17,7 @@ import requests
 from real_head import free_port
 
 import codex_ray
+from codex_ray.bench.small_runs import SERVED
 from codex_ray.cluster.doors import own_ray
 from codex_ray.cluster.serve_import import application, read_arguments, told
 from codex_ray.errors import InputError
@@ -24,29 +25,6 @@ from codex_ray.records.keys import FOLDER_VARIABLE, make_keys
 from codex_ray.registry import Registry
 from codex_ray.serving.buckets import Rate
 from codex_ray.serving.key_file import KeyFile
-
-RUN: dict[str, Any] = {
-    "name": "served",
-    "rounds": 2,
-    "seed": 1,
-    "budget": {"epsilon": 50.0, "delta": 1e-5},
-    "data": {
-        "kind": "breast_cancer",
-        "clients": 4,
-        "records": [20, 40],
-        "ranges": {"mean radius": [6, 30], "mean texture": [9, 40]},
-    },
-    "model": {"kind": "linear"},
-    "trainer": {
-        "kind": "dp_sgd",
-        "learning_rate": 0.5,
-        "clip_norm": 1.0,
-        "noise_multiplier": 1.0,
-        "batch_size": 15,
-        "batches": {"kind": "poisson", "sampling_rate": 0.5, "steps": 1},
-    },
-    "federation": {"protocol": {"kind": "ideal"}},
-}
 
 
 class Shop:
@@ -57,7 +35,7 @@ class Shop:
             patch.setenv(FOLDER_VARIABLE, str(folder / "signing"))
             key, public = make_keys(folder / "signing")
             registry = Registry.create(folder / "models", key=key)
-            codex_ray.run(RUN, out=folder / "run")
+            codex_ray.run(SERVED, out=folder / "run")
             registry.register(folder / "run", "tumour")
             registry.promote("tumour", 1)
         self.size = int(np.prod(registry.manifest(registry.version("tumour", 1)).input_shape))

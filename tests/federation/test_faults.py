@@ -17,7 +17,7 @@ from codex_ray.federation.field import Devices, FieldClock, Load
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.randomness import Randomness
 from codex_ray.secagg.messages import SurvivorAck, SurvivorCheck
-from codex_ray.types import Stage, word_type
+from codex_ray.types import Stage
 
 PUBLIC = Randomness.of(3).public
 FIELD = {"devices": {"training_deadline": 4.0, "trip_deadline": 0.15}}
@@ -49,25 +49,11 @@ class TwoHosts:
 def a_round(config: dict[str, Any], *, hosts: int = 1, attempt: int = 0) -> tuple[Any, Any, Any]:
     """The state and trace after round 0, and the field's seconds."""
     built = assemble(experiment_from(config))
-    federation, public = built.experiment.federation, built.randomness.public
     carried = [built.host() for _ in range(hosts)]
     inner = LocalTransport(carried[0]) if hosts == 1 else TwoHosts(carried)
-    load = Load(
-        down=4 * len(built.initial),
-        up=built.codec.length * word_type(built.codec.bits).itemsize,
-    )
-    devices = federation.faults.devices
-    clock = FieldClock(devices, public) if devices else None
-    transport = FaultyTransport(
-        inner, federation.dropouts, public, faults=federation.faults, load=load, clock=clock
-    )
-    quiet = federation.model_copy(update={"dropouts": Dropouts(), "faults": Faults()})
-    bare = assemble(built.experiment.model_copy(update={"federation": quiet}))
-    one, state = bare.round(transport), bare.first_state()
-    if clock:
-        clock.begin(0)
+    one, state = built.round(inner), built.first_state()
     after, trace = one.run(state, cohort=one.sample(state), attempt=attempt)
-    return after, trace, clock.seconds if clock else {}
+    return after, trace, one.clock.seconds if one.clock else {}
 
 
 @pytest.fixture

@@ -45,13 +45,26 @@ def told(result: RunResult) -> list[dict[str, Any]]:
     return [{k: v for k, v in one.items() if k not in ("seconds", "bytes_up")} for one in rounds]
 
 
-@pytest.mark.parametrize(
-    "kind, rounds", [("ideal", [Stage.TRAIN, Stage.UNMASK]), ("clear", [Stage.TRAIN])]
-)
-def test_training_and_summands_take_one_trip(kind, rounds, devices, trips, tmp_path) -> None:
+@pytest.mark.parametrize("kind", ["ideal", "clear"])
+def test_training_and_summands_take_one_trip(kind, devices, trips, tmp_path) -> None:
     del devices["federation"]["dropouts"]
     codex_ray.run(devices, {"federation.protocol.kind": kind}, out=tmp_path / "run")
-    assert trips == devices["rounds"] * rounds
+    assert trips == devices["rounds"] * [Stage.TRAIN]
+
+
+def test_a_trip_whose_answers_are_known_changes_nothing_but_the_trip(
+    devices, trips, monkeypatch, tmp_path
+) -> None:
+    """Who falls silent in it, and who would have been waited for, is drawn all the same."""
+    devices["federation"] |= {"dropouts": DROPOUTS, "protocol": {"kind": "ideal"}}
+    known = codex_ray.run(devices, out=tmp_path / "known")
+    assert Stage.UNMASK not in trips
+    monkeypatch.setattr(Ideal, "standing", None)
+    asked = codex_ray.run(devices, out=tmp_path / "asked")
+    assert Stage.UNMASK in trips
+    assert known.model_sha256 == asked.model_sha256 and known.bytes_up == asked.bytes_up
+    assert told(known) == told(asked)
+    assert any("unmask" in line["dropped"] for line in told(known))
 
 
 @pytest.mark.parametrize("protocol", [Ideal, Clear])

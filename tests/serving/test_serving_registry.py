@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from asking import House
 
 import codex_ray
+from codex_ray.bench.small_runs import SERVED
 from codex_ray.cli.serve import _held
 from codex_ray.errors import CodexRayError
 from codex_ray.records.keys import FOLDER_VARIABLE, SigningKey, make_keys
@@ -19,28 +19,7 @@ from codex_ray.registry import Registry, RegistryError
 from codex_ray.serving.from_registry import Source
 from codex_ray.serving.inputs import Input, Inputs
 
-RUN: dict[str, Any] = {
-    "name": "served",
-    "rounds": 2,
-    "seed": 1,
-    "budget": {"epsilon": 50.0, "delta": 1e-5},
-    "data": {
-        "kind": "breast_cancer",
-        "clients": 4,
-        "records": [20, 40],
-        "ranges": {"mean radius": [6, 30], "mean texture": [9, 40]},
-    },
-    "model": {"kind": "mlp", "hidden": [3]},
-    "trainer": {
-        "kind": "dp_sgd",
-        "learning_rate": 0.5,
-        "clip_norm": 1.0,
-        "noise_multiplier": 1.0,
-        "batch_size": 15,
-        "batches": {"kind": "poisson", "sampling_rate": 0.5, "steps": 1},
-    },
-    "federation": {"protocol": {"kind": "ideal"}},
-}
+RUN = SERVED | {"model": {"kind": "mlp", "hidden": [3]}}
 PLAIN = RUN | {"trainer": {"kind": "sgd", "learning_rate": 0.1}, "budget": {}}
 
 
