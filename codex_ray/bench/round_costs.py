@@ -18,9 +18,11 @@ from codex_ray.bench.parts import Part
 from codex_ray.bench.stages import STAGES, stage_seconds
 from codex_ray.bench.whole_rounds import Cost, one_cluster, running
 from codex_ray.bench.workloads import Summing, Training, Workload
+from codex_ray.learning.contest import amx_here
 
 TURNS: Final = 5
 BARE: Final = 1.25
+BARE_BF16: Final = 2.0
 SEMI_HONEST: Final = 1.6
 DEFAULT: Final = 2.2
 EMPTY: Final = 0.010
@@ -83,20 +85,33 @@ def hosts(scale: float) -> Iterator[Row]:
 def bare(scale: float) -> Iterator[Row]:
     """Whole rounds of plain training over two hosts against two bare loops, in turns."""
     for name, bar in (("cnn", BARE), ("mlp", None), ("logistic", None)):
-        workload = Workload(_training(name), cohort=400, clients=1000).scaled(scale)
-        ours, theirs, walls, others = [], [], [], []
-        with one_cluster(), bare_loops(name, count=2) as loops:
-            for _ in range(fewer(TURNS, scale, least=1)):
-                with running(workload, without=loops.pids) as run:
-                    run.skip(1)
-                    cost = run.cost(fewer(2, scale, least=1))
-                spent, wall = loops.train(workload.cohort)
-                ours.append(1e3 * cost.cpu_total / workload.cohort)
-                theirs.append(1e3 * spent / workload.cohort)
-                walls.append((workload.cohort / cost.wall, workload.cohort / wall))
-                others.append(cost.others)
-        row = _against_bare(name, bar, ours, theirs, walls)
-        yield replace(row, figures=(*row.figures, Figure(OTHERS, median(others))))
+        yield _in_turns(Workload(_training(name), cohort=400, clients=1000), scale, bar)
+
+
+def bf16(scale: float) -> Iterator[Row]:
+    """The same of the CNN with products in bfloat16, which wants a processor with AMX."""
+    has = amx_here()
+    workload = Workload("cnn", cohort=400, clients=1000, precision="bfloat16")
+    row = _in_turns(workload, scale, BARE_BF16 if has else None)
+    yield row if has else replace(row, bar=f"this processor has no AMX (with it {BARE_BF16:g}x)")
+
+
+def _in_turns(workload: Workload, scale: float, bar: float | None) -> Row:
+    name, scaled = workload.training, workload.scaled(scale)
+    ours, theirs, walls, others = [], [], [], []
+    with one_cluster(), bare_loops(name, count=2) as loops:
+        for _ in range(fewer(TURNS, scale, least=1)):
+            with running(scaled, without=loops.pids) as run:
+                run.skip(1)
+                cost = run.cost(fewer(2, scale, least=1))
+            spent, wall = loops.train(scaled.cohort)
+            ours.append(1e3 * cost.cpu_total / scaled.cohort)
+            theirs.append(1e3 * spent / scaled.cohort)
+            walls.append((scaled.cohort / cost.wall, scaled.cohort / wall))
+            others.append(cost.others)
+    words = name if workload.precision == "float32" else f"{name} in {workload.precision}"
+    row = _against_bare(words, bar, ours, theirs, walls)
+    return replace(row, figures=(*row.figures, Figure(OTHERS, median(others))))
 
 
 def _against_bare(
@@ -271,6 +286,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "stages": stages,
     "hosts": hosts,
     "bare": bare,
+    "bf16": bf16,
     "secure": secure,
     "empty": empty,
     "no-op": no_op,

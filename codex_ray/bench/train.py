@@ -1,18 +1,29 @@
-"""Client updates by CPU second: a plan against a bare loop, a lean one, and Opacus' hooks."""
+"""Client updates a second: a plan against bare and lean loops and Opacus, and on a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from statistics import median
 from typing import Final
 
 from codex_ray.bench.bars import Figure, Row, at_least, fewer
 from codex_ray.bench.parts import Part
 from codex_ray.learning.autotune import Autotune
-from codex_ray.learning.contest import MODELS, PLAIN, PRIVATE, milliseconds, training
+from codex_ray.learning.contest import (
+    MODELS,
+    PLAIN,
+    PRIVATE,
+    Spent,
+    gpu_here,
+    milliseconds,
+    timed,
+    training,
+)
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.trainers import Sgd
+from codex_ray.learning.vectorised import VectorisedTraining
 
 COHORT: Final = 256
 TURNS: Final = 5
@@ -27,6 +38,8 @@ BARS: Final[dict[tuple[str, str], tuple[str, float]]] = {
     ("cnn", "dp_sgd"): ("opacus", 2.5),
 }
 """Against whom, and by how much, a plan has to be faster."""
+GPU_BARS: Final = {"sgd": 20.0, "dp_sgd": 10.0}
+"""How many times what two cores do one GPU has to."""
 
 
 def part(name: str, trainer: Sgd | DpSgd) -> Part:
@@ -42,33 +55,67 @@ def part(name: str, trainer: Sgd | DpSgd) -> Part:
     return measure
 
 
+def on_gpu(scale: float) -> Iterator[Row]:
+    """The CNN on one GPU against what two cores do in the same minutes, by the wall's clock."""
+    cohort, turns = fewer(COHORT, scale, least=8), fewer(TURNS, scale, least=1)
+    for trainer in (PLAIN, PRIVATE):
+        words, bar = f"cnn, {trainer.kind}, one GPU, {cohort} clients", GPU_BARS[trainer.kind]
+        told = f"at least {bar:g}x two cores"
+        if not gpu_here():
+            yield Row(words, "torch finds no GPU here: not measured", told, ())
+            continue
+        made = training("cnn", trainer, clients=cohort)
+        updates = UPDATES if scale >= 1 else 8
+        plans = [Autotune(made, updates, device).plan() for device in ("cuda", "cpu")]
+        ours = [VectorisedTraining(made, plan) for plan in plans]
+        params, found = made.model.get(), list[tuple[Spent, Spent]]()
+        for _ in range(turns + 1):
+            spent = [
+                timed(partial(one.train, params, range(cohort), 0), clients=cohort, device=device)
+                for one, device in zip(ours, ("cuda", "cpu"), strict=True)
+            ]
+            found.append((spent[0], spent[1]))
+        ratio = median(cpu.cpu / 2 / gpu.wall for gpu, cpu in found[1:])  # the first warms up
+        rate = 1000 / median(gpu.wall for gpu, _ in found[1:])
+        yield Row(
+            words,
+            f"{plans[0]}: {rate:.0f} clients a second, {ratio:.1f}x two cores",
+            told,
+            (at_least("GPU / two cores", ratio, bar), Figure("clients a second", rate)),
+        )
+
+
 PARTS: Final[Mapping[str, Part]] = {
     f"{name}-{trainer.kind.replace('_', '-')}": part(name, trainer)
     for trainer in (PLAIN, PRIVATE)
     for name in MODELS
-}
+} | {"gpu": on_gpu}
 """What to ask for by name."""
 
 
-def _row(name: str, kind: str, plan: Plan, found: dict[str, list[float]]) -> Row:
+def _row(name: str, kind: str, plan: Plan, found: dict[str, list[Spent]]) -> Row:
     """The medians over the turns, and the median of the turns' ratios."""
     against, bar = BARS[name, kind]
 
     def ratio(other: str) -> float:
-        return median(a / b for a, b in zip(found[other], found["plan"], strict=True))
+        turns = zip(found[other], found["plan"], strict=True)
+        return median(theirs.cpu / ours.cpu for theirs, ours in turns)
 
     others = [other for other in found if other != "plan"]
-    middle = {who: median(times) for who, times in found.items()}
+    cpu = {who: median(one.cpu for one in turns) for who, turns in found.items()}
+    wall = {who: median(one.wall for one in turns) for who, turns in found.items()}
     figures = (
         at_least(f"{against} / plan", ratio(against), bar),
         *(Figure(f"{other} / plan", ratio(other)) for other in others if other != against),
-        *(Figure(f"{who}, CPU ms a client", value) for who, value in middle.items()),
-        *(Figure(f"{who}, clients a CPU second", 1000 / value) for who, value in middle.items()),
+        *(Figure(f"{who}, CPU ms a client", value) for who, value in cpu.items()),
+        *(Figure(f"{who}, clients a CPU second", 1000 / value) for who, value in cpu.items()),
+        *(Figure(f"{who}, clients a second", 1000 / value) for who, value in wall.items()),
         Figure("clients at a time", plan.clients),
     )
     return Row(
         f"{name}, {kind}",
-        f"{plan.kernel} x {plan.clients}: {1000 / middle['plan']:.0f} clients a CPU second, "
+        f"{plan.kernel} x {plan.clients}: {1000 / cpu['plan']:.0f} clients a CPU second "
+        f"({1000 / wall['plan']:.0f} a second), "
         + ", ".join(f"{ratio(other):.2f}x {other}" for other in others),
         f"at least {bar:g}x {against}",
         figures,

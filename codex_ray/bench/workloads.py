@@ -10,6 +10,7 @@ from codex_ray.assembly import Assembled, assemble
 from codex_ray.bench.bars import fewer
 from codex_ray.experiment import Experiment
 from codex_ray.learning.contest import BATCH, RATE
+from codex_ray.learning.plans import Precision
 from codex_ray.learning.trainers import LocalTraining
 
 Training: TypeAlias = Literal["nothing", "logistic", "mlp", "cnn"]
@@ -37,6 +38,7 @@ class Workload:
         clients, cohort: the population, and how many of it are in a round.
         hosts: Ray actors that carry them; 0 for this process.
         kernel: of the plan; auto for what a long run would be given.
+        precision: in which matrices are multiplied.
     """
 
     training: Training
@@ -45,13 +47,15 @@ class Workload:
     cohort: int = 100
     hosts: int = 2
     kernel: str = "auto"
+    precision: Precision = "float32"
 
     def scaled(self, scale: float, *, least: int = 8) -> Workload:
         """The same with fewer clients in a round, to see that it works."""
         if scale >= 1:
             return self
         cohort = fewer(self.cohort, scale, least=least)
-        return replace(self, cohort=cohort, clients=max(cohort, self.clients), kernel="reference")
+        kernel = "reference" if self.precision == "float32" else "vectorised"
+        return replace(self, cohort=cohort, clients=max(cohort, self.clients), kernel=kernel)
 
     def experiment(self) -> Experiment:
         """It as an experiment, whose plan is still to be settled."""
@@ -74,7 +78,7 @@ class Workload:
                 "learning_rate": RATE,
                 "batches": {"kind": "shuffled", "batch_size": BATCH},
             },
-            "plan": {"kernel": self.kernel},
+            "plan": {"kernel": self.kernel, "precision": self.precision},
             "federation": self._federation(),
             "cluster": {"hosts": self.hosts, "standby": False},
         }

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +98,16 @@ class Noise:
         raise DataError("clients of noise have no test set: train on them, and time it")
 
 
+def gpu_here() -> bool:
+    """Whether there is a GPU to take part."""
+    return torch.cuda.is_available()
+
+
+def amx_here() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 by AMX."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 def training(name: str, trainer: Sgd | DpSgd, *, clients: int) -> LocalTraining:
     """The reference's training of that model on so many clients."""
     randomness = Randomness.of(0)
@@ -165,10 +175,17 @@ def opacus(made: LocalTraining, clients: int, *, hooked: Any) -> None:
             optimizer.step()
 
 
+class Spent(NamedTuple):
+    """What one client took: milliseconds of one CPU, and of a clock on the wall."""
+
+    cpu: float
+    wall: float
+
+
 def milliseconds(
     name: str, trainer: Sgd | DpSgd, plan: Plan, *, clients: int, others: int, turns: int
-) -> dict[str, list[float]]:
-    """CPU milliseconds a client of every contestant, one number for each turn.
+) -> dict[str, list[Spent]]:
+    """What a client takes each contestant, once for each turn.
 
     `clients` is a cohort of ours; `others` train so many, which is enough to time them.
     """
@@ -187,14 +204,27 @@ def milliseconds(
         own = training(name, PLAIN, clients=others)
         hooked: Any = GradSampleModule(own.model.module)
         contestants["opacus"] = (partial(opacus, own, others, hooked=hooked), others)
-    found: dict[str, list[float]] = {contestant: [] for contestant in contestants}
+    found: dict[str, list[Spent]] = {contestant: [] for contestant in contestants}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Opacus and its hooks have much to say about themselves
         for turn in range(turns + 1):
             for contestant, (work, count) in contestants.items():
-                began = time.process_time()
-                work()
-                spent = 1000 * (time.process_time() - began) / count
+                spent = timed(work, clients=count, device=plan.device)
                 if turn:  # the first is for warming up
                     found[contestant].append(spent)
     return found
+
+
+def timed(work: Callable[[], object], *, clients: int, device: str = "cpu") -> Spent:
+    """What a client takes, where `work` trains so many of them on a device."""
+    waited = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
+    waited()
+    began, cpu = time.perf_counter(), time.process_time()
+    work()
+    waited()
+    each = 1000 / clients
+    return Spent(each * (time.process_time() - cpu), each * (time.perf_counter() - began))
+
+
+def _nothing() -> None:
+    """A CPU is done when it says so."""
