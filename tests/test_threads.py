@@ -50,6 +50,7 @@ for name in {names}:
 """
 
 
+@pytest.mark.slow
 def test_whichever_table_is_first_brings_all_of_them(whole: str) -> None:
     names = (*sorted(TABLES), "torch._refs.nn.functional", "torch._decomp.decompositions")
     _said(ALONE + IN_TURN.format(names=names, tables=set(TABLES)))
