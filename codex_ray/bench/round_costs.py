@@ -45,14 +45,20 @@ SHOWN: Final[tuple[tuple[Training, Summing], ...]] = (
 
 
 def stages(scale: float) -> Iterator[Row]:
-    """Where the CPU seconds of a round in one process go, for a cohort of 200."""
-    for training, summing in SHOWN:
-        workload = Workload(training, summing, cohort=200, hosts=0).scaled(scale, least=40)
+    """Where the CPU seconds of a round in one process go, for a cohort of 200.
+
+    Those that train are shown by their plan, and by the reference: what a round was before it.
+    """
+    shown = [Workload(training, summing, cohort=200, hosts=0) for training, summing in SHOWN]
+    before = [replace(one, kernel="reference") for one in shown if one.training == "cnn"]
+    for asked in (*shown, *before):
+        workload = asked.scaled(scale, least=40)
+        by = ", by the reference" if asked.kernel == "reference" else ""
         spent = stage_seconds(workload, warm=1, count=fewer(3, scale, least=1))
         total = sum(spent.values())
         most = sorted(spent, key=lambda stage: -spent[stage])[:5]
         yield Row(
-            f"{training}, {summing}, in one process",
+            f"{asked.training}, {asked.summing}, in one process{by}",
             f"{1e3 * total / workload.cohort:.2f} CPU ms a client: "
             + ", ".join(f"{stage} {spent[stage] / total:.0%}" for stage in most),
             "no bar: where the time goes",
