@@ -17,6 +17,7 @@ from ray._private import utils as ray_utils
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from codex_ray.cluster.inherited import environment
+from codex_ray.cluster.joined_before import noted
 from codex_ray.cluster.preflight import check_dashboard, check_joining, check_own, keys_from
 from codex_ray.errors import ClusterError
 from codex_ray.records.private_files import private_folder
@@ -41,8 +42,8 @@ def ray_at(address: str, *, insecure_local: bool = False) -> AbstractContextMana
 def own_ray(*, insecure_local: bool = False) -> Iterator[list[str]]:
     """A Ray that ends with the block: what is open about it, which is nothing unless it was said.
 
-    All its processes listen on loopback, metrics included; they demand a token that is made for
-    this one and known to no other process; its sockets and logs are in a folder of this user's.
+    All its processes listen on loopback; they demand a token that is made for this one and known
+    to no other process; its sockets and logs are in a folder of this user's.
 
     Raises:
         ClusterError: it would be open, or does not start.
@@ -63,7 +64,9 @@ def own_ray(*, insecure_local: bool = False) -> Iterator[list[str]]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"a Ray of our own does not start: {error}") from error
         try:
-            yield overlooked
+            where = str(ray.get_runtime_context().gcs_address)
+            with noted(where, overlooked, own=True):
+                yield overlooked
         finally:
             ray.shutdown()
 
@@ -88,7 +91,9 @@ def joined_ray(address: str, *, insecure_local: bool = False) -> Iterator[list[s
         ) from error
     try:
         url = str(context.dashboard_url or "")
-        yield overlooked + check_dashboard(url, insecure_local=insecure_local)
+        overlooked += check_dashboard(url, insecure_local=insecure_local)
+        with noted(whole, overlooked, own=False):
+            yield overlooked
     finally:
         ray.shutdown()
 

@@ -1,7 +1,9 @@
 """The two sessions that hide nothing in transit: `clear`, and `ideal`, the masked ones' oracle.
 
 Ideal is the trusted third party of the security definition: it adds up what the real protocol
-would, under the same survivor rule and the same two last trips, and returns the same bits.
+would, under the same survivor rule and the same two last trips, and returns the same bits. Of the
+second trip only who is silent in it matters, so whoever carries frames need not make it
+(`Ideal.standing`).
 """
 
 from __future__ import annotations

@@ -14,9 +14,15 @@ from codex_ray.assembly import assemble
 from codex_ray.config import experiment_from
 from codex_ray.federation import client as clients
 from codex_ray.federation.messages import TrainTask
-from codex_ray.federation.transport import LocalTransport
+from codex_ray.federation.transport import Answered, LocalTransport
 from codex_ray.records.result import RunResult
-from codex_ray.secagg.messages import FoldedInput, PlainSummand, SummandRequest
+from codex_ray.secagg.messages import (
+    FoldedInput,
+    PlainSummand,
+    SummandRequest,
+    SurvivorAck,
+    SurvivorCheck,
+)
 from codex_ray.secagg.protocols import Clear, Ideal
 from codex_ray.types import Stage
 from codex_ray.wire import kind_of, read_frame
@@ -65,6 +71,27 @@ def test_a_trip_whose_answers_are_known_changes_nothing_but_the_trip(
     assert known.model_sha256 == asked.model_sha256 and known.bytes_up == asked.bytes_up
     assert told(known) == told(asked)
     assert any("unmask" in line["dropped"] for line in told(known))
+
+
+def test_nobody_is_asked_or_lost_in_a_trip_that_is_not_made() -> None:
+    asked: list[Any] = []
+
+    class Losing:
+        lost = frozenset({2})
+
+        def exchange(self, outbox: Any) -> dict[int, bytes]:
+            asked.append(outbox)
+            return {}
+
+    transport = Answered(Losing(), SurvivorAck())  # type: ignore[arg-type]  # no more is used
+    check = SurvivorCheck((0, 1)).to_frame()
+    found = transport.exchange(dict.fromkeys((0, 1), check))
+    assert {one: type(read_frame(frame)) for one, frame in found.items()} == {
+        0: SurvivorAck, 1: SurvivorAck
+    }  # fmt: skip
+    assert asked == [] and transport.lost == frozenset()
+    request = {0: SummandRequest().to_frame()}
+    assert transport.exchange(request) == {} and asked == [request] and transport.lost == {2}
 
 
 @pytest.mark.parametrize("protocol", [Ideal, Clear])
