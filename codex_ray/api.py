@@ -22,7 +22,7 @@ from codex_ray.records.elsewhere import elsewhere, place_of
 from codex_ray.records.report import write_report
 from codex_ray.records.restoring import restore
 from codex_ray.records.result import RunResult
-from codex_ray.records.run_directory import RunDirectory
+from codex_ray.records.run_directory import RunDirectory, unwritable
 from codex_ray.running import begin, finish, last_round, rounds
 from codex_ray.threads import single_thread
 
@@ -172,6 +172,11 @@ def open_run(
         )
     if done > experiment.rounds:
         raise ConfigError(f"rounds is {experiment.rounds}, but {path} has run {done}: raise it")
+    try:
+        if not directory.checkpoint.is_dir():  # gone, where what it held is elsewhere too
+            directory.checkpoint.mkdir(exist_ok=True)
+    except OSError as error:
+        raise unwritable(directory.checkpoint, error) from error
     return Resumed(experiment, directory)
 
 

@@ -21,6 +21,7 @@ from codex_ray.threads import give_back, import_torch_alone, importing, long_liv
 
 if TYPE_CHECKING:
     from codex_ray.assembly import Assembled
+    from codex_ray.experiment import Experiment
     from codex_ray.federation.state import RoundResult
 
 ASIDE: Final = "status"
@@ -81,7 +82,6 @@ class CoordinatorServer:
 
         experiment, dataset = assembled.experiment, assembled.dataset
         sizes = dataset.sizes if isinstance(dataset, InMemory) else None  # others make theirs
-        protocol = experiment.federation.protocol
         transport = self._transport = RayTransport(
             crew.hosts[: dataset.population],
             population=dataset.population,
@@ -90,7 +90,7 @@ class CoordinatorServer:
             together=experiment.plan.plan.clients,
             term=term,
             another=crew.another,
-            asked_again=protocol.folds and protocol.standing is None,
+            asked_again=asked_again(experiment),
         )
         # A coordinator that takes over goes on with whoever is there, as the one before it did.
         transport.wait(at_least=1 if term else experiment.cluster.at_least)
@@ -113,6 +113,16 @@ class CoordinatorServer:
 Coordinator = ray.remote(
     num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={ASIDE: 1}
 )(CoordinatorServer)
+
+
+def asked_again(experiment: Experiment) -> bool:
+    """Whether clients who sent their summand along with their training still have something to say.
+
+    That is so where a trip to them follows that is really made, and in a run with debug figures,
+    which only the host that trained a client knows.
+    """
+    protocol = experiment.federation.protocol
+    return experiment.debug or (protocol.folds and protocol.standing is None)
 
 
 def read_round(line: str) -> RoundResult:

@@ -64,10 +64,14 @@ class CarrierServer:
         self._check(ticket)
         return self._replies(Parcel.read(as_frame(parcel)).frames)
 
-    def broadcast(self, ticket: int, frame: npt.NDArray[np.uint8], clients: list[int]) -> Raw:
-        """The same for one frame that is for all of them, which the object store shares."""
+    def broadcast(
+        self, ticket: int, clients: list[list[int]], *frames: npt.NDArray[np.uint8]
+    ) -> Raw:
+        """The same for frames that the object store shares, each for those `clients` of its own."""
         self._check(ticket)
-        return self._replies(dict.fromkeys(clients, frame.data))
+        views = [frame.data for frame in frames]  # one object for all who get it
+        given = zip(clients, views, strict=True)
+        return self._replies({client: view for some, view in given for client in some})
 
     def work(self, task: bytes) -> bytes:
         """The result of a piece of the server's own work, which no client has a part in."""

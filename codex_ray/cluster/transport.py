@@ -23,6 +23,8 @@ from codex_ray.types import ClientId, Stage
 from codex_ray.wire import Frame, kind_of
 
 IN_FLIGHT: Final = 2
+ALIKE: Final = 2
+"""Up to so many frames go through the object store, if all clients together get no more."""
 GLANCE: Final = 0.5
 """Seconds after which a trip looks whether a host that was away is back."""
 
@@ -63,7 +65,7 @@ class RayTransport:
             term: which coordinator of the run this is, from 0.
             another: starts a host in place of one that keeps failing, by its number.
             asked_again: whether a client that sends its summand along with its training is asked
-                something more in the round.
+                something more in the round, be it by the simulator.
         """
         self._hosts = RollCall(hosts, term=term, another=another)
         self._pinned = population <= len(hosts)
@@ -157,6 +159,7 @@ class RayTransport:
         clients = sorted(outbox)
         if stage is Stage.TRAIN:  # they may all have been lost when it was too late to try again
             self.wait(at_least=1)
+            self._place.clear()  # of the attempt before, which nothing is asked of any more
         trip = Trip(
             stage,
             outbox,
@@ -196,8 +199,12 @@ class RayTransport:
         if trip.pool is not None:
             self._place |= dict.fromkeys(chunk, host)
         actor, ticket = self._hosts.actor(host), self._hosts.ticket(host)
-        if trip.shared is not None:
-            ref = actor.broadcast.remote(ticket, trip.shared, list(chunk))
+        if trip.shared:
+            alike: dict[int, list[ClientId]] = {}
+            for client in chunk:
+                alike.setdefault(id(trip.outbox[client]), []).append(client)
+            frames = [trip.shared[frame] for frame in alike]
+            ref = actor.broadcast.remote(ticket, list(alike.values()), *frames)
         else:
             parcel = Parcel({client: trip.outbox[client] for client in chunk})
             ref = actor.handle.remote(ticket, as_raw(parcel.to_bytes()))
@@ -299,12 +306,19 @@ class RayTransport:
         self._hosts.end()
 
 
-def _shared(outbox: Frames) -> Any | None:
-    """The large frame that everyone gets, put into the object store once; else None."""
-    first = next(iter(outbox.values()))
-    if len(first) < INLINE or any(frame is not first for frame in outbox.values()):
-        return None
-    return ray.put(np.frombuffer(first, dtype=np.uint8))
+def _shared(outbox: Frames) -> dict[int, Any]:
+    """Large frames that go to everyone, by id, each put into the object store once; else none.
+
+    They are two where some of a cohort fall silent before their summand: those hear of less.
+    """
+    distinct: dict[int, Frame] = {}
+    for frame in outbox.values():
+        distinct[id(frame)] = frame
+        if len(distinct) > ALIKE:
+            return {}
+    if max(map(len, distinct.values())) < INLINE:
+        return {}
+    return {key: ray.put(np.frombuffer(frame, dtype=np.uint8)) for key, frame in distinct.items()}
 
 
 def _plain(frame: Frame) -> bytes:

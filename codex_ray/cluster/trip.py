@@ -8,6 +8,7 @@ over.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ class Trip:
     Attributes:
         stage: of the frames that go out.
         outbox: each client's frame.
-        shared: the one large frame that everyone gets, in the object store; else None.
+        shared: the frames that go out, each in the object store, by its id; empty where they
+            are many, or small.
         own: for each host the chunks that only it can do.
         pool: clients for whichever host comes first.
         again: chunks of the pool whose host was lost.
@@ -42,12 +44,13 @@ class Trip:
         done: for each host, chunks of the pool that it has trained in this trip.
         inbox: the replies that came.
         lost: clients who were not heard because their host is gone.
-        asked_again: whether clients who have sent their summand along still have something to say.
+        asked_again: whether clients who have sent their summand along still have something to say,
+            to the server or to the simulator.
     """
 
     stage: Stage
     outbox: Frames
-    shared: Any | None
+    shared: Mapping[int, Any]
     own: list[deque[Chunk]]
     pool: Pool | None = None
     again: deque[Chunk] = field(default_factory=deque)

@@ -105,14 +105,32 @@ class Round:
     """What the trips would have taken in the field; `transport` tells it of them."""
 
     def run(
-        self, state: ServerState, *, cohort: tuple[ClientId, ...], attempt: int
+        self,
+        state: ServerState,
+        *,
+        cohort: tuple[ClientId, ...],
+        attempt: int,
+        opening: Callable[[], None] = lambda: None,
     ) -> tuple[ServerState, RoundTrace]:
         """The state after round `state.round`, and what the server saw of it.
 
         `state` itself stays as it was.
 
+        Two sums of one round, over survivors that differ by one, would show that client's summand.
+        So a round is not begun again once its sum may be known. Masked inputs, those of `one_shot`
+        too, show nothing as long as nobody has helped to unmask them: under `secagg`,
+        `secagg_plus` and `one_shot` a sum can be known from the first unmask request on, and
+        `opening` is called right before that one leaves. Under `clear` and `ideal` the summands
+        come as they are, along with the training: see `opens_at_once`.
+
+        Args:
+            state: before the round.
+            cohort: who is asked.
+            attempt: the number of this one, which no earlier one of the round had.
+            opening: called before the trip that opens the sum; if it raises, nobody is asked.
+
         Raises:
-            HostLost: try again with the next attempt.
+            HostLost: try again with the next attempt, unless `opening` was called.
         """
         trace = RoundTrace(cohort=cohort)
         if self.clock is not None:
@@ -120,7 +138,7 @@ class Round:
         with trace.timed("train"):
             begun = self._train(state, attempt, trace)
         with trace.timed("sum"):
-            group = self._sum(begun, trace)
+            group = self._sum(begun, trace, opening)
         if self.clock is not None:
             trace.field_seconds = self.clock.seconds
         ledgers = self._settle(state.ledgers, trace)
@@ -176,7 +194,7 @@ class Round:
         """
         params = state.params.numpy()
         told = np.array(state.mechanism, dtype=np.float32)
-        opening = None if self._noise_alone(trace) else self.federation.protocol.opening
+        opening = self.federation.protocol.opening if self.opens_at_once(trace.cohort) else None
         first = b"" if opening is None else opening.to_frame()
         task = TrainTask(state.run, state.round, attempt, params, told, first).to_frame()
         trained = self._exchange(dict.fromkeys(trace.cohort, task), trace)
@@ -202,15 +220,22 @@ class Round:
         self._exchange(dict.fromkeys(listed, EnrolmentList(listed).to_frame()), trace)
         return _Begun(context, enrolment=Enrolment(listed))
 
-    def _noise_alone(self, trace: RoundTrace) -> bool:
-        """Whether nobody's summand is asked for."""
-        return self.federation.releases_noise_alone(len(trace.cohort))
+    def opens_at_once(self, cohort: tuple[ClientId, ...]) -> bool:
+        """Whether a round of that cohort asks for summands, as they are, with the first trip.
 
-    def _sum(self, begun: _Begun, trace: RoundTrace) -> GroupSum | None:
+        What came of that trip adds up to a sum. A trip that failed has given the server nothing,
+        but nobody knows how far a server was that is gone: so then it counts from the task on.
+        """
+        alone = self.federation.releases_noise_alone(len(cohort))
+        return not alone and self.federation.protocol.opening is not None
+
+    def _sum(
+        self, begun: _Begun, trace: RoundTrace, opening: Callable[[], None]
+    ) -> GroupSum | None:
         """The sum over the survivors, or None when the session had to be abandoned."""
         context, inbox = begun.context, begun.opened
         ready = tuple(c for c in trace.cohort if c not in trace.silent)
-        if self._noise_alone(trace):
+        if self.federation.releases_noise_alone(len(trace.cohort)):
             return GroupSum((), no_words(context.dimension, bits=context.bits))
         session = self.federation.protocol_for(self.population).session(
             ready, context, enrolment=begun.enrolment, workers=TransportWorkers(self.transport)
@@ -222,6 +247,8 @@ class Round:
                     trace.silent.setdefault(one, outbox[one].stage)
                 outbox = session.send(inbox)
             while True:
+                if any(it.stage >= Stage.UNMASK for it in outbox.values()):
+                    opening()
                 outbox = session.send(self._exchange(frames_of(outbox), trace))
         except StopIteration as stop:
             result: SessionResult = stop.value

@@ -83,8 +83,12 @@ class Run:
 
         A lost host is no dropout: the whole cohort starts over, under keys bound to the new
         attempt. Where noise cannot be replayed, every attempt pays, and its worst case is persisted
-        before anything is asked of anyone: what a killed attempt has shown is shown.
+        before anything is asked of anyone: what a killed attempt has shown is shown. There cohort
+        and dropouts may be others in another process, so once a sum may have been opened, which is
+        persisted too, the round has had its last attempt: see `Round.run`.
         """
+        if state.totals.opened:
+            return _abandoned(state, "its process ended when its sum may have been opened")
         # A number that an attempt of a process that was killed may have had is not used again.
         first = 0 if self.replayable else len(state.totals.unsettled)
         for attempt in range(first, first + self.attempts):
@@ -92,11 +96,15 @@ class Run:
             cohort = self.round.sample(state)
             reserved = self.round.reserve(state, cohort)
             if not self.replayable:
-                reserved = replace(reserved, totals=_unsettled(state.totals, cohort))
+                opened = self.round.opens_at_once(cohort)
+                reserved = replace(reserved, totals=_unsettled(state.totals, cohort, opened=opened))
                 self.journal.save(reserved)
+            opening = _Opening(self.journal, reserved, silent=self.replayable)
             prepared = {"sample": time.perf_counter() - started}
             try:
-                after, trace = self.round.run(state, cohort=cohort, attempt=attempt)
+                after, trace = self.round.run(
+                    state, cohort=cohort, attempt=attempt, opening=opening
+                )
                 trace.seconds = prepared | trace.seconds
                 return after, trace, attempt + 1
             except HostLost as lost:
@@ -104,6 +112,9 @@ class Run:
                 LOG.warning(
                     "attempt %d at round %d failed: %s", attempt, state.round, lost, extra=where
                 )
+                if opening.said:
+                    self.round.transport.recover()
+                    return _abandoned(opening.reserved, f"{lost}, when its sum was being opened")
                 if attempt + 1 == first + self.attempts:
                     raise
                 state = state if self.replayable else reserved
@@ -154,7 +165,7 @@ class Run:
         ]
 
     def _added(self, totals: Totals, trace: RoundTrace, seconds: float) -> Totals:
-        after = replace(totals, bytes_up=dict(totals.bytes_up), unsettled=[])
+        after = replace(totals, bytes_up=dict(totals.bytes_up), unsettled=[], opened=False)
         after.dropped += len(trace.silent)
         after.aborted += trace.aborted is not None
         after.masks_recovered += trace.masks_recovered
@@ -197,6 +208,45 @@ def _result(
     )
 
 
-def _unsettled(totals: Totals, cohort: tuple[ClientId, ...]) -> Totals:
+@dataclass
+class _Opening:
+    """Persists that the sum of an attempt is about to be opened, where it cannot be replayed.
+
+    Attributes:
+        journal: where that is written down.
+        reserved: the state in which the attempt is paid for.
+        silent: whether nothing has to be said.
+        said: whether it was.
+    """
+
+    journal: Journal
+    reserved: ServerState
+    silent: bool
+    said: bool = False
+
+    def __call__(self) -> None:
+        """Returns once it is written down that the sum may be known."""
+        if self.silent or self.said:
+            return
+        if not self.reserved.totals.opened:
+            opened = replace(self.reserved.totals, opened=True)
+            self.reserved = replace(self.reserved, totals=opened)
+            self.journal.save(self.reserved)
+        self.said = True
+
+
+def _abandoned(state: ServerState, why: str) -> tuple[ServerState, RoundTrace, int]:
+    """The end of a round without a sum, whose attempts are all paid for in `state`."""
+    *lost, last = state.totals.unsettled
+    trace = RoundTrace(
+        cohort=tuple(last),
+        aborted=f"{why}: a second sum of the round, less the first, could show a summand",
+    )
+    after = replace(state, round=state.round + 1, totals=replace(state.totals, unsettled=lost))
+    return after, trace, len(lost) + 1
+
+
+def _unsettled(totals: Totals, cohort: tuple[ClientId, ...], *, opened: bool) -> Totals:
     """The totals while one more cohort has paid for a round that has not ended."""
-    return replace(totals, unsettled=[*totals.unsettled, list(cohort)])
+    unsettled = [*totals.unsettled, list(cohort)]
+    return replace(totals, unsettled=unsettled, opened=totals.opened or opened)

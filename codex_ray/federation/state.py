@@ -73,7 +73,8 @@ class Totals:
     `bytes_up` has each client's bytes, and stays empty where cohorts must stay hidden: how much a
     client sent tells in how many rounds it was. It stays empty in large populations too, as nobody
     reads a million figures, and they would be written with every round. `unsettled` has the cohorts
-    that have paid for an attempt at the coming round which was lost, or is still under way.
+    that have paid for an attempt at the coming round which was lost, or is still under way, and
+    `opened` says that the server may know the sum of one of them (see `Round.run`).
     """
 
     dropped: int = 0
@@ -84,6 +85,7 @@ class Totals:
     bytes_total: int = 0
     bytes_up: dict[ClientId, int] = field(default_factory=dict)
     unsettled: list[list[ClientId]] = field(default_factory=list)
+    opened: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The totals as plain data, which shares what it can with them."""
@@ -91,8 +93,10 @@ class Totals:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Totals:
-        """The totals that `to_json` wrote."""
-        return cls(**(data | {"bytes_up": {int(c): int(n) for c, n in data["bytes_up"]}}))
+        """The totals that `to_json` wrote; earlier versions did not tell what was opened."""
+        bytes_up = {int(c): int(n) for c, n in data["bytes_up"]}
+        opened = data.get("opened", bool(data.get("unsettled")))
+        return cls(**(data | {"bytes_up": bytes_up, "opened": opened}))
 
 
 @dataclass
@@ -121,6 +125,14 @@ class ServerState:
     plan: str = ""
     totals: Totals = field(default_factory=Totals)
     last: RoundResult | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Of two states of a run the larger is the later: rounds, and steps in the next one.
+
+        Without a seed a round is persisted for each cohort that pays, and before a sum is opened.
+        """
+        return self.round, 2 * len(self.totals.unsettled) + self.totals.opened
 
 
 def count_dropped(silent: dict[ClientId, Stage]) -> dict[str, int]:

@@ -296,10 +296,12 @@ class Checkpoints:
             raise RunDirectoryError(lost)
 
     def _files(self) -> list[Path]:
-        """Those there are, oldest first."""
-        return sorted(
-            (file for file in self._folder.iterdir() if NAMED.fullmatch(file.name)), key=_number
-        )
+        """Those there are, oldest first; none where there is no folder."""
+        try:
+            found = list(self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+        return sorted((file for file in found if NAMED.fullmatch(file.name)), key=_number)
 
 
 def to_bytes(state: ServerState, *, home: str = "") -> bytes:

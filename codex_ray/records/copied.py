@@ -45,20 +45,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class Copied(Piece):
-    """A copy, and the files with the lines of rounds that are not in it."""
+    """A copy, and the files with the lines of rounds that are not in it.
+
+    `round` and `step` are its state's `order`.
+    """
 
     round: int
-    unsettled: int
+    step: int
     earlier: tuple[Piece, ...]
 
     @property
     def order(self) -> tuple[int, int]:
         """Of two copies of a run the larger is the later."""
-        return self.round, self.unsettled
+        return self.round, self.step
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Copied:
         """The one that `run.json` tells of."""
+        data = {"step": _step(data)} | {it: data[it] for it in data if it != "unsettled"}
         return cls(**(data | {"earlier": tuple(Piece(**it) for it in data["earlier"])}))
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +111,7 @@ class Copy:
         home: names the run.
         replayable: whether it has a seed.
         round: that comes next.
-        unsettled: how many cohorts have paid for an attempt at it.
+        step: how far that one was.
         config: the bytes of config.yaml.
         checkpoint: the bytes of the checkpoint.
         lines: of the rounds before the last.
@@ -117,7 +121,7 @@ class Copy:
     home: str
     replayable: bool
     round: int
-    unsettled: int
+    step: int
     config: bytes
     checkpoint: bytes
     lines: bytes
@@ -126,7 +130,7 @@ class Copy:
     @property
     def order(self) -> tuple[int, int]:
         """Of two copies of a run the larger is the later."""
-        return self.round, self.unsettled
+        return self.round, self.step
 
 
 def holds_copies(place: object) -> bool:
@@ -207,13 +211,21 @@ def _whole(place: Elsewhere, one: str | Copied) -> Copy:
             home=about["home"],
             replayable=about["replayable"],
             round=about["round"],
-            unsettled=about["unsettled"],
+            step=_step(about),
             config=body[:config],
             checkpoint=body[config : config + checkpoint],
             lines=b"".join(it.read(place) for it in earlier) + body[config + checkpoint :],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{place.url}/{name}: is no whole copy: {error}") from error
+
+
+def _step(about: dict[str, Any]) -> int:
+    """How far the next round was; earlier versions told how many cohorts had paid for it."""
+    if "step" in about:
+        return int(about["step"])
+    paid = int(about["unsettled"])
+    return 2 * paid + bool(paid)
 
 
 def sealed(content: bytes) -> bytes:

@@ -106,8 +106,7 @@ class Copies:
             raise RunDirectoryError(
                 f"{self._place.url}: holds another run: choose another --checkpoints"
             )
-        here = (state.round, len(state.totals.unsettled))
-        if held.copies and (held.copies[0].round, held.copies[0].unsettled) > here:
+        if held.copies and held.copies[0].order > state.order:
             raise RunDirectoryError(
                 f"{self._place.url}: has round {held.copies[0].round}, and "
                 f"{self._directory.path} only {state.round}: another process went on from there: "
@@ -203,9 +202,14 @@ class Copies:
             RunDirectoryError: it could not be; those before it are as they were.
         """
         self._check()
-        lines = self._lines_before(state.round - 1)
-        parts = [self._directory.config.read_bytes(), content, lines]
-        order = {"round": state.round, "unsettled": len(state.totals.unsettled)}
+        try:
+            lines = self._lines_before(state.round - 1)
+            parts = [self._directory.config.read_bytes(), content, lines]
+        except OSError as error:  # the run directory may be on a disk that is mounted
+            raise RunDirectoryError(
+                f"{self._directory.path}: cannot be read: {error.strerror or error}"
+            ) from error
+        order = dict(zip(("round", "step"), state.order, strict=True))
         about = {
             "format": FORMAT,
             "home": self._head.home,
@@ -215,7 +219,7 @@ class Copies:
             "earlier": [vars(it) for it in self._segments],
         }
         whole = sealed(b"\n".join([json.dumps(about).encode(), b"".join(parts)]))
-        name = f"copy-{state.round:06d}-{order['unsettled']:02d}-{self._head.owner[:8]}"
+        name = f"copy-{state.round:06d}-{order['step']:02d}-{self._head.owner[:8]}"
         piece = self._put(name, whole)
         made = Copied(piece.name, piece.sha256, earlier=tuple(self._segments), **order)
         before = [it for it in self._head.copies if it.name != made.name]

@@ -18,10 +18,10 @@ from ray.exceptions import RayActorError
 import codex_ray
 from codex_ray.assembly import assemble
 from codex_ray.bench.processes import by_role
-from codex_ray.cluster import standby
+from codex_ray.cluster import standby, strangers
 from codex_ray.cluster.coordinator import Coordinator
 from codex_ray.cluster.crew import Crew
-from codex_ray.cluster.session import ray_rounds
+from codex_ray.cluster.session import ray_rounds, ray_session
 from codex_ray.cluster.transport import RayTransport
 from codex_ray.cluster.underway import Asking
 from codex_ray.config import experiment_from, resolved, to_yaml
@@ -35,9 +35,9 @@ from codex_ray.records.run_status import Watched
 from codex_ray.records.underway import NAME
 from codex_ray.running import begin
 from codex_ray.secagg.identity import Enrolment
-from codex_ray.secagg.messages import MaskedInput
+from codex_ray.secagg.messages import MaskedInput, PlainSummand, SummandRequest
 from codex_ray.types import SessionContext, Stage
-from codex_ray.wire import kind_of
+from codex_ray.wire import kind_of, read_frame
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 PATHS: list[str] = []
@@ -371,7 +371,8 @@ def test_what_the_coordinator_gets_over_ray_shows_no_summand(plain: dict[str, An
 
 
 @pytest.mark.slow
-def test_a_large_broadcast_goes_through_the_object_store_once(devices: dict[str, Any]) -> None:
+def test_large_frames_go_through_the_object_store_once(devices: dict[str, Any]) -> None:
+    """Those who fall silent before the summand hear of less than the others."""
     devices["federation"]["protocol"] = {"kind": "ideal"}  # no identities: replies are the same
     experiment = experiment_from(
         devices
@@ -383,8 +384,19 @@ def test_a_large_broadcast_goes_through_the_object_store_once(devices: dict[str,
     near = LocalTransport(assembled.host())
     frame = TrainTask(b"r" * 16, 0, 0, assembled.initial.numpy()).to_frame()
     assert len(frame) > 100_000
-    outbox = dict.fromkeys(range(9), frame)
-    assert far.exchange(outbox) == near.exchange(outbox)
+    told = TrainTask(
+        b"r" * 16, 0, 0, assembled.initial.numpy(), opening=SummandRequest().to_frame()
+    ).to_frame()
+    outbox = {client: told if client % 3 else frame for client in range(9)}
+    inbox = far.exchange(outbox)
+    assert inbox.keys() == outbox.keys()
+    assert {kind_of(inbox[client]) for client in (0, 3, 6)} == {Trained}
+    sums = []  # folded by one host, and by as many as there were calls
+    for some in (near.exchange(outbox), inbox):
+        replies = [read_frame(it) for it in some.values()]
+        words = [it.words for it in replies if isinstance(it, PlainSummand)]
+        sums.append(np.sum(words, axis=0, dtype=np.uint64) % 2**assembled.codec.bits)
+    assert np.array_equal(*sums)
     assert far._costs.timed  # hosts have told how long it took
     far.close()
 
@@ -530,3 +542,24 @@ def test_frames_of_one_stage_stay_on_the_host_that_trained(plain: dict[str, Any]
     asked = {client: message.to_frame() for client, message in first_trip.items()}
     assert sorted(transport.exchange(asked)) == list(range(CLIENTS))
     transport.close()
+
+
+def test_a_ray_that_the_caller_is_in_is_looked_at_like_one_that_is_joined(
+    plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """This one is closed; then we have no token, and then it lets everyone in."""
+    for address in ("local", "auto", ray.get_runtime_context().gcs_address):
+        with ray_session(address) as overlooked:
+            assert overlooked == []
+    with pytest.raises(ClusterError, match="but this process has joined"):
+        codex_ray.run(plain | {"cluster": {"hosts": 1, "address": "127.0.0.9:1"}}, out=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.delenv("RAY_AUTH_TOKEN")
+        patch.setenv("HOME", str(tmp_path))
+        with pytest.raises(ClusterError, match="there is no token"):
+            codex_ray.run(plain | {"cluster": {"hosts": 1}}, out=tmp_path / "out")
+    monkeypatch.setattr(strangers, "knock", lambda *_, **__: strangers.Answer.WELCOME)
+    with pytest.raises(ClusterError, match="demands no token"):
+        codex_ray.run(plain | {"cluster": {"hosts": 1}}, out=tmp_path / "out")
+    with ray_session("local", insecure_local=True) as overlooked:
+        assert len(overlooked) == 1 and "demands no token" in overlooked[0]

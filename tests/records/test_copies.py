@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import shutil
 import subprocess
@@ -97,7 +99,6 @@ def test_a_directory_whose_checkpoints_are_gone_goes_on(tiny, tmp_path) -> None:
     url = str(tmp_path / "copies")
     path = cut_after(tiny | {"cluster": {"checkpoints": url}}, 2, out=tmp_path / "cut")
     shutil.rmtree(path / "checkpoint")
-    (path / "checkpoint").mkdir()
     assert codex_ray.run(resume=path).model_sha256 == whole.model_sha256
 
 
@@ -181,6 +182,22 @@ def cut(tiny, tmp_path) -> Path:
     return cut_after(tiny | {"seed": None}, 1, out=tmp_path / "cut")
 
 
+@pytest.fixture
+def cut_masked(silos, monkeypatch, tmp_path) -> Path:
+    """A run whose process is gone before its first sum could be opened."""
+    from codex_ray.federation.transport import LocalTransport
+
+    def gone(*_: object) -> None:
+        raise Interrupted
+
+    federation = {"protocol": {"kind": "secagg_plus"}, "dropouts": {}}
+    config = silos | {"seed": None, "federation": federation}
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(LocalTransport, "exchange", gone)
+        codex_ray.run(config, out=tmp_path / "cut")
+    return tmp_path / "cut"
+
+
 @pytest.mark.parametrize("how", ["half", "time-out"])
 def test_without_a_seed_it_is_there_when_it_is_said_to_be(cut, how, tmp_path) -> None:
     place, state = Faulty(tmp_path / "there"), state_of(cut)
@@ -222,6 +239,33 @@ def test_with_a_seed_nobody_waits(tiny, tmp_path, caplog) -> None:
     # 199 were offered; those that nobody waited for were left out, and the last one is there.
     assert newest(place).round == 199 and len(place.puts) < 20
     assert sum("its copies are behind" in it.getMessage() for it in caplog.records) == 1
+
+
+@pytest.mark.parametrize("replayable", [True, False])
+@pytest.mark.parametrize("unread", ["config.yaml", "rounds.jsonl"])
+def test_a_file_that_cannot_be_read_for_once_is_copied_later(
+    cut, unread, replayable, tmp_path, caplog, monkeypatch
+) -> None:
+    """An error of the disk here is one of the copy, not the end of the thread that copies."""
+    place, state = Faulty(tmp_path / "there"), state_of(cut)
+    copies = copies_of(cut, place, replayable=replayable)
+    copies.begin()
+    failing, failed, read = [True], threading.Event(), io.open
+
+    def stale(file: Any, *args: Any, **more: Any) -> Any:
+        if Path(str(file)).name == unread and failing.pop() if failing else False:
+            failed.set()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(file, *args, **more)
+
+    monkeypatch.setattr(io, "open", stale)
+    state.round = 2
+    copies.offer(state, to_bytes(state))
+    assert failed.wait(10)
+    copies.close()
+    assert newest(place).round == 2 and newest(place).lines
+    said = "cannot be read: Stale file handle: the run goes on, but its copies are behind"
+    assert (said in caplog.text) == replayable, "the other waited, and tried again"
 
 
 def test_a_place_that_never_answers_ends_no_run(tiny, tmp_path, caplog, monkeypatch) -> None:
@@ -326,8 +370,28 @@ def test_what_is_reserved_is_there_before_anybody_is_asked(tiny, tmp_path, monke
         out=tmp_path / "run",
         watch=lambda it: told.append(it and held_at(elsewhere(url))),
     )
-    assert set(seen) == {(0, 1), (1, 1)} and seen[0] == (0, 1)
+    assert seen == [(0, 3), (1, 3)]  # one cohort, whose sum is known from there on
     assert told == [None, (1, 0), (2, 0)]  # and the result before it is told of
+
+
+def test_what_is_opened_is_there_as_opened_before_it_is(cut_masked, tmp_path) -> None:
+    """In a file of its own: until `run.json` names that one, the one before it is whole."""
+    place, state = elsewhere(str(tmp_path / "there")), state_of(cut_masked)
+    copies = copies_of(cut_masked, place)
+    copies.begin()
+    assert (state.order, state.totals.opened) == ((0, 2), False)
+    copies.offer(state, to_bytes(state, home=Checkpoints(cut_masked / "checkpoint").home()))
+    named = Head.read(place).copies[0].name
+    state.totals.opened = True
+    opened = to_bytes(state, home=Checkpoints(cut_masked / "checkpoint").home())
+    copies.offer(state, opened)
+    assert [it.order for it in Head.read(place).copies] == [(0, 3), (0, 2)]
+    assert Head.read(place).copies[1].name == named and newest(place).checkpoint == opened
+    # Whoever has only what was before is behind, and takes it from there.
+    result = codex_ray.run(None, {PLACE: place.url}, resume=cut_masked)
+    lines = [json.loads(it) for it in (cut_masked / "rounds.jsonl").open()]
+    assert [it["aborted"] is not None for it in lines] == [True, False, False]
+    assert {spend["releases"] for spend in result.privacy} == {3}
 
 
 @pytest.mark.parametrize(

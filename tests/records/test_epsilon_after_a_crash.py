@@ -1,7 +1,8 @@
 """Without a seed a run that is killed pays for all that it has released, and little more.
 
 At least what was released, because whoever saw it has seen it; at most one round more for each
-crash, because only the round under way was reserved and not finished.
+crash, because only the round under way was reserved and not finished. Where its sum may have been
+opened it is not even that: the round is over, and is paid for once.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ ROUNDS = 2
 CLIENTS = range(6)
 
 
-@pytest.fixture
-def unseeded(silos: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Six clients who all stay to the end; their sum is taken on trust: it is files that matter."""
+@pytest.fixture(params=["ideal", "secagg_plus"])
+def unseeded(
+    silos: dict[str, Any], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> dict[str, Any]:
+    """Six clients who all stay to the end, and whose sum is known from the task on, or later."""
     monkeypatch.setattr("codex_ray.records.report.draw", lambda *_: b"")  # half a second each
-    federation = {"protocol": {"kind": "ideal"}, "dropouts": {}}
+    federation = {"protocol": {"kind": request.param}, "dropouts": {}}
     return silos | {"federation": federation, "rounds": ROUNDS, "seed": None}
 
 
@@ -92,15 +95,18 @@ def go_on(config: dict[str, Any], path: Path, released: Released) -> RunResult:
 def check_paid(
     result: RunResult, released: Released, price: dict[int, float], *, crashes: int
 ) -> None:
-    """Everyone has paid for what was released of them, and for one more round for each crash."""
+    """Everyone has paid for what was released of them, and for one more round for each crash.
+
+    No round has released twice, and none less than once that was not cut short.
+    """
     assert {spend["client"] for spend in result.privacy} == set(CLIENTS)
     for spend in result.privacy:
         seen = released.of[spend["client"]]
-        assert ROUNDS <= seen <= spend["releases"] <= ROUNDS + crashes
-        assert price[seen] <= spend["epsilon"] <= price[ROUNDS + crashes]
+        assert ROUNDS - crashes <= seen <= ROUNDS <= spend["releases"] <= ROUNDS + crashes
+        assert price[ROUNDS] <= spend["epsilon"] <= price[ROUNDS + crashes]
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_any_write(unseeded, released, price, every, tmp_path) -> None:
     with killing(tmp_path / "quiet") as steps:
         codex_ray.run(unseeded, out=tmp_path / "quiet")
@@ -115,14 +121,19 @@ def test_killed_before_any_write(unseeded, released, price, every, tmp_path) -> 
         check_paid(result, released, price, crashes=1)
         paid[result.privacy[0]["releases"]] += 1
         shutil.rmtree(path)
-    assert paid[ROUNDS] and paid[ROUNDS + 1]  # some crashes cost a round, and some nothing
+    # Some crashes cost a round where masked inputs can be left behind unopened, and none else.
+    masked = unseeded["federation"]["protocol"]["kind"] == "secagg_plus"
+    assert paid[ROUNDS] and bool(paid[ROUNDS + 1]) == masked
 
 
 @pytest.mark.parametrize("round", range(ROUNDS))
 def test_released_then_killed_before_anything_else(
     round, unseeded, released, price, tmp_path
 ) -> None:
-    """The sum is noised, and nothing of it is on any disk: it is paid for, and so is the next."""
+    """The sum is noised, and nothing of it is on any disk: it is paid for, and there is no second.
+
+    Less the first, that one could show what a client sent.
+    """
     path = tmp_path / "run"
     with dying(path) as steps:
 
@@ -135,14 +146,16 @@ def test_released_then_killed_before_anything_else(
     released.at_once = lambda: None
     assert set(released.of.values()) == {round + 1}
     result = go_on(unseeded, path, released)
-    assert set(released.of.values()) == {ROUNDS + 1}
+    assert set(released.of.values()) == {ROUNDS}
     check_paid(result, released, price, crashes=1)
-    assert {spend["releases"] for spend in result.privacy} == {ROUNDS + 1}
+    assert {spend["releases"] for spend in result.privacy} == {ROUNDS}
+    told = [json.loads(line)["aborted"] for line in (path / "rounds.jsonl").open()]
+    assert [it is not None for it in told] == [number == round for number in range(ROUNDS)]
 
 
 @pytest.mark.slow
 def test_killed_twice(unseeded, released, price, tmp_path) -> None:
-    """Both times after the same round has released: it is paid for three times."""
+    """Both times as soon as a round has released: each is paid for once, and no third one."""
     path = tmp_path / "run"
     for life in range(2):
         with dying(path) as steps:
@@ -157,4 +170,4 @@ def test_killed_twice(unseeded, released, price, tmp_path) -> None:
                 codex_ray.run(unseeded, out=path)
     released.at_once = lambda: None
     check_paid(go_on(unseeded, path, released), released, price, crashes=2)
-    assert set(released.of.values()) == {ROUNDS + 2}
+    assert set(released.of.values()) == {ROUNDS}
