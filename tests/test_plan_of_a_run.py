@@ -67,12 +67,15 @@ def test_a_trainer_without_a_vectorised_kernel_keeps_the_reference(
     assert not caplog.records
 
 
-def test_the_number_of_hosts_does_not_choose_the_kernel(devices: dict[str, Any]) -> None:
-    kernels = set()
-    for hosts in (0, 1, 4):
-        made = assemble(experiment_from(devices | {"cluster": {"hosts": hosts}}))
-        kernels.add(made.settled(gpus=0).experiment.plan.kernel)
-    assert kernels == {"vectorised"}
+@pytest.mark.parametrize("rounds", [1, 20])
+def test_the_number_of_hosts_does_not_choose_the_plan(devices: dict[str, Any], rounds: int) -> None:
+    """Nor its lanes: a lone one has other bits than one among others."""
+    plans = []
+    for hosts in (0, 1, 10):
+        run = devices | {"rounds": rounds, "cluster": {"hosts": hosts}}
+        plans.append(assemble(experiment_from(run)).settled(gpus=0).experiment.plan.plan)
+    assert plans[0].kernel == "vectorised" and plans[0].clients > 1
+    assert plans == plans[:1] * 3
 
 
 def test_a_run_from_before_there_were_plans_goes_on_by_the_reference(

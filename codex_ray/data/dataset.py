@@ -46,7 +46,11 @@ class Records:
 
 
 class FederatedDataset(Protocol):
-    """Who holds which records. Clients are numbered from 0 and may be made only when asked for."""
+    """Who holds which records. Clients are numbered from 0 and may be made only when asked for.
+
+    One that reads records when it is asked for them may have an attribute `prefetch` that is true:
+    then another thread may ask, for those of the next clients while some are trained.
+    """
 
     @property
     def population(self) -> int:

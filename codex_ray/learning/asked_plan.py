@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator, model_validator
 
 from codex_ray.errors import ConfigError
 from codex_ray.learning.autotune import DEVICE_UNTRIED, UNTRIED, Autotune
+from codex_ray.learning.compiled import say_uncompiled
+from codex_ray.learning.kernels import compiler_obstacle
 from codex_ray.learning.plans import REFERENCE, KernelName, Plan, Precision
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.types import Component
@@ -66,13 +69,18 @@ class AskedPlan(Component):
             return REFERENCE
         return self._as(self.kernel, self.clients, self.device)
 
-    def settled(self, training: LocalTraining, *, updates: int, gpus: float) -> AskedPlan:
-        """The same with nothing open: what is fastest for so many client updates on one host.
+    def settled(
+        self, training: LocalTraining, *, updates: int, gpus: float, hosts: int = 1
+    ) -> AskedPlan:
+        """The same with nothing open: what is fastest for a run of so many client updates.
+
+        Where steps were to be compiled and cannot be, they are not, and the log says so.
 
         Args:
             training: by the reference.
-            updates: that one host computes in the whole run.
+            updates: of the whole run, on all hosts.
             gpus: that the hosts have.
+            hosts: how many there are.
 
         Raises:
             ConfigError: the plan names a GPU, and there is none.
@@ -82,13 +90,26 @@ class AskedPlan(Component):
         if on_gpu and not gpus:
             raise ConfigError(f"plan.device is {device}, but there is no GPU: set it to auto")
         if self.kernel == "auto":
-            found = Autotune(training, updates, device, self.precision).plan()
+            found = Autotune(training, updates, device, self.precision, hosts).plan()
         elif self.kernel == "reference":
             found = self._as("reference", 1, device)
         else:
-            most = min(DEVICE_UNTRIED if on_gpu else UNTRIED, max(1, updates))
-            found = self._as(self.kernel, self.clients or most, device)
-        return AskedPlan(**found.model_dump())
+            # Two lanes at least on a CPU: a lone one has other bits than one among others.
+            least, most = (1, DEVICE_UNTRIED) if on_gpu else (2, UNTRIED)
+            found = self._as(self.kernel, self.clients or max(least, min(most, updates)), device)
+        return AskedPlan(**_possible(found, training).model_dump())
+
+
+def _possible(plan: Plan, training: LocalTraining) -> Plan:
+    """The plan, without compiling where this machine cannot."""
+    if plan.kernel != "compiled" or (plan.on_gpu and not torch.cuda.is_available()):
+        return plan
+    example = training.dataset.client(0).features.shape[1:]
+    reason = compiler_obstacle(training.model, training.trainer, plan, example=example)
+    if reason is None:
+        return plan
+    say_uncompiled(reason)
+    return plan.model_copy(update={"kernel": "vectorised"})
 
 
 def plan_of(value: Any) -> Any:

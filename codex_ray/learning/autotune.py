@@ -3,48 +3,50 @@
 What is remembered is not the choice but the figures: seconds an update, and seconds before the
 first. A long run and a short one may choose differently from the same figures. No run is made
 slower by what it would have had to wait for: a race takes a fiftieth of its work at most, and a run
-that is too short for one times nothing at all.
+that is too short for one times nothing at all. How many hosts share the work chooses nothing that
+an update's bits depend on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 
+import codex_ray
+from codex_ray.errors import ClusterError
+from codex_ray.learning.batches import ShuffledBatches
+from codex_ray.learning.compiled import reason_of, say_uncompiled
+from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.findings import (
     Finding,
     cache_folder,
+    kernels_digest,
     processor,
     read_findings,
     write_findings,
 )
-from codex_ray.learning.kernels import lane_kernel
+from codex_ray.learning.kernels import lane_kernel, trainer_obstacle
 from codex_ray.learning.plans import REFERENCE, Plan, Precision
+from codex_ray.learning.race import SURE, Clock, clients, raced, timed
 from codex_ray.learning.stacks import Stack
-from codex_ray.learning.trainers import LocalTraining
+from codex_ray.learning.trainers import LocalTraining, StepTrainer
 from codex_ray.learning.vectorised import VectorisedTraining
 from codex_ray.randomness import SeedTree
 
-BUDGET: Final = 2.0
-"""CPU seconds that trying takes, but for compiling, which is tried where it may pay."""
+LOG = logging.getLogger(__name__)
 SHARE: Final = 0.02
 """Of a run's work that trying may take. Where that is too little, nothing is tried or timed."""
-TURNS: Final = 12
-"""How often each contender that is still in the race is timed, at most."""
-SURE: Final = 3
-"""How often each contender is timed before any is out of the race."""
-FAR: Final = 1.1
-"""One that then takes so many times as long as the fastest is out."""
 COMPILING: Final = 60.0
 """Seconds that compiling may take, before it is known."""
 PAYS: Final = 10
@@ -63,46 +65,76 @@ NEARLY: Final = 1.03
 """Of plans that are within so little of the fastest, the one with the smallest chunk is taken."""
 
 
-Clock = Callable[[], float]
-
-
 @dataclass(frozen=True)
 class Autotune:
     """Finds the plan of one run.
 
     Attributes:
         training: what is to be trained.
-        updates: how many client updates the run has: rounds times cohort, on one host.
+        updates: how many client updates the run has, on all hosts: rounds times cohort.
         device: where.
         precision: of products.
+        hosts: how many share the updates.
         folder: where findings are kept; None for `cache_folder()`.
-        clock: seconds that have gone by.
+        clock: CPU seconds that have gone by in this process.
+        wall: seconds that have gone by: compilers are processes of their own.
     """
 
     training: LocalTraining
     updates: int
     device: str = "cpu"
     precision: Precision = "float32"
+    hosts: int = 1
     folder: Path | None = None
     clock: Clock = time.process_time
+    wall: Clock = time.perf_counter
 
     def plan(self) -> Plan:
-        """The plan that does this run's work soonest, by what is known or can be found out."""
+        """The plan that does this run's work soonest, by what is known or can be found out.
+
+        Where clients cannot be trained together the log says why.
+        """
+        found = trainer_obstacle(self.training.trainer) or self._chosen()
+        if isinstance(found, str):
+            lost = "" if self.precision == "float32" else ", and in float32"
+            lost += ", on the CPU" if self._on_device() else ""
+            if lost or not isinstance(self.training.trainer, StepTrainer):  # of many records each
+                LOG.warning("clients are trained one at a time%s: %s", lost, found)
+            return REFERENCE
+        if not self._on_device() and not self._is_stack():
+            LOG.warning("clients are trained one at a time: the model is no stack of common layers")
+        return found
+
+    def _chosen(self) -> Plan | str:
+        """The plan, or why nothing but the reference can train the model."""
+        if not self._is_there():
+            return self._if_possible(self._untried())
         known = read_findings(self._file())
         if known is None:
             contenders = self._contenders()
-            if (1 + SURE) * _clients(contenders) > SHARE * self.updates:
-                return self._or_reference(self._untried())
-            if not self._has_kernel(contenders[0]):
-                return REFERENCE
+            if (1 + SURE) * clients(contenders) > SHARE * self._share:
+                return self._if_possible(self._untried())
+            obstacle = self._obstacle(contenders[0])
+            if obstacle is not None:
+                return obstacle
             known = self._raced(contenders)
-            if not known:  # A single chunk takes too long.
-                return self._untried()
+            if not known:  # A single chunk takes too long, or finds no memory on the device.
+                return contenders[0] if self._on_device() else self._untried()
             write_findings(self._file(), known)
         if self._compiling_pays(known):
-            known = [*known, self._compiled()]
+            known = [*known, *self._compiled()]
             write_findings(self._file(), known)
         return self._best(known)
+
+    @property
+    def _share(self) -> int:
+        """The updates of whose work trying may take a part: one host's, as far as bits allow.
+
+        What a stack on a CPU is timed for changes none. Elsewhere the same must be tried, and so
+        chosen, on every number of hosts.
+        """
+        bits_are_equal = not self._on_device() and self._is_stack()
+        return math.ceil(self.updates / self.hosts) if bits_are_equal else self.updates
 
     def _best(self, known: Sequence[Finding]) -> Plan:
         """The plan with the least work, or nearly, and the smallest chunk."""
@@ -126,25 +158,49 @@ class Autotune:
 
     def _sizes(self, lanes: Sequence[int]) -> list[Plan]:
         """Plans with so many lanes, as far as there is room and there are clients for them."""
-        most = min(self.updates, self._room())
+        most = self._at_most(max(lanes))
         return [self._vectorised(n) for n in lanes if n <= most] or [self._vectorised(most)]
+
+    def _at_most(self, clients: int) -> int:
+        """So many clients at a time, or as many as there are and have room.
+
+        On a CPU two lanes at least: a lone one has other bits than one among others.
+        """
+        most = min(clients, self.updates, self._room())
+        return most if self._on_device() else max(2, most)
 
     def _room(self) -> int:
         """For how many clients there is room; two, if there is hardly any."""
+        floats = 2 * self.training.dimension
+        if self._on_device():
+            floats += self._held()
         room = DEVICE_ROOM if self._on_device() else ROOM
-        return max(2, room // (2 * 4 * self.training.dimension))
+        return max(2, room // (4 * floats))
+
+    def _held(self) -> int:
+        """How many floats of gradients a client's clipped step holds, one gradient for each row."""
+        trainer = self.training.trainer
+        if not isinstance(trainer, DpSgd):
+            return 0
+        stack = Stack.of(self.training.model.module, self._shape())
+        each = self.training.dimension if stack is None else stack.held
+        if isinstance(trainer.batches, ShuffledBatches):
+            return trainer.batches.batch_size * each
+        records = len(self.training.dataset.client(0))
+        mean = trainer.batches.sampling_rate * records
+        return min(records, math.ceil(mean + 3 * math.sqrt(mean))) * each
 
     def _untried(self) -> Plan:
         """A plan for so little work that finding a better one would take longer."""
         if self._on_device():
-            return self._vectorised(min(DEVICE_UNTRIED, self.updates, self._room()))
+            return self._vectorised(self._at_most(DEVICE_UNTRIED))
         if not self._is_stack():
             return (*self._reference(), self._vectorised(1))[0]
-        return self._vectorised(min(UNTRIED, self.updates, self._room()))
+        return self._vectorised(self._at_most(UNTRIED))
 
-    def _or_reference(self, plan: Plan) -> Plan:
-        """The plan, if the model and the trainer have a kernel for it."""
-        return plan if plan == REFERENCE or self._has_kernel(plan) else REFERENCE
+    def _if_possible(self, plan: Plan) -> Plan | str:
+        """The plan, or why the model has no kernel for it."""
+        return plan if plan == REFERENCE else self._obstacle(plan) or plan
 
     def _vectorised(self, clients: int) -> Plan:
         return Plan(
@@ -155,33 +211,17 @@ class Autotune:
         )
 
     def _raced(self, contenders: Sequence[Plan]) -> list[Finding]:
-        """What each takes at best, timed in turns until one is clearly ahead or time is up.
-
-        Whatever else the machine does falls on all of them alike, and the least time of a few is
-        what a plan takes when it is left alone.
-        """
+        """What each takes at best; nothing is left on a device, whose hosts need its memory."""
         runs = {plan: self._run(plan) for plan in contenders}
-        best, racing = dict.fromkeys(contenders, float("inf")), list(contenders)
-        began, spent = self.clock(), 0
-        for turn in range(TURNS + 1):
-            for plan in racing:
-                seconds = self._timed(runs[plan]) / plan.clients
-                if turn:  # the first makes room, and fills caches
-                    best[plan] = min(best[plan], seconds)
-                if self.clock() - began > BUDGET:
-                    return _timed_ones(best)
-            spent += _clients(racing)
-            if turn >= SURE:
-                racing = [plan for plan in racing if best[plan] <= FAR * min(best.values())]
-            if len(racing) == 1 or spent + _clients(racing) > SHARE * self.updates:
-                break
-        return _timed_ones(best)
+        found = raced(runs, clock=self._clock, most=SHARE * self._share)
+        runs.clear()
+        torch.cuda.empty_cache()
+        return found
 
-    def _timed(self, run: Callable[[], object]) -> float:
-        """Seconds that the call takes."""
-        began = self.clock()
-        run()
-        return max(self.clock() - began, 1e-9)
+    @property
+    def _clock(self) -> Clock:
+        """What times a run: CPU seconds, but for a device, that the CPU only waits for."""
+        return self.wall if self._on_device() else self.clock
 
     def _run(self, plan: Plan) -> Callable[[], object]:
         """Trains one chunk by the plan, and throws its updates away."""
@@ -200,21 +240,30 @@ class Autotune:
         """
         if self._is_stack() or any(one.plan.kernel == "compiled" for one in known):
             return False
-        if not self._has_kernel(self._compiled_plan()):
+        if min(one.work(self.updates) for one in known) <= PAYS * COMPILING:
             return False
-        return min(one.work(self.updates) for one in known) > PAYS * COMPILING
+        return self._obstacle(self._compiled_plan()) is None
 
     def _compiled_plan(self) -> Plan:
         clients = DEVICE_LANES[1] if self._on_device() else 1
         return self._vectorised(clients).model_copy(update={"kernel": "compiled"})
 
-    def _compiled(self) -> Finding:
-        """What the compiled plan takes, and how long compiling takes before it."""
+    def _compiled(self) -> list[Finding]:
+        """What the compiled plan takes, and how long compiling takes before it.
+
+        Nothing where it cannot be compiled: that is no finding, and the log says so.
+        """
         plan = self._compiled_plan()
         run = self._run(plan)
-        first = self._timed(run)
-        best = min(self._timed(run) for _ in range(3))
-        return Finding(plan=plan, seconds=best / plan.clients, before=max(0.0, first - best))
+        try:
+            first = timed(run, self.wall)
+            best = min(timed(run, self._clock) for _ in range(3))
+        except ClusterError as error:
+            say_uncompiled(reason_of(error))
+            return []
+        if math.isinf(max(first, best)):
+            return []
+        return [Finding(plan=plan, seconds=best / plan.clients, before=max(0.0, first - best))]
 
     def _shape(self) -> tuple[int, ...]:
         return self.training.dataset.client(0).features.shape[1:]
@@ -226,15 +275,23 @@ class Autotune:
     def _is_stack(self) -> bool:
         return Stack.of(self.training.model.module, self._shape()) is not None
 
-    def _has_kernel(self, plan: Plan) -> bool:
+    def _is_there(self) -> bool:
+        """Whether this process has the device: a driver may settle for hosts that alone have it."""
+        return torch.device(self.device).type != "cuda" or torch.cuda.is_available()
+
+    def _obstacle(self, plan: Plan) -> str | None:
+        """Why the model has no kernel for the plan; None if it has."""
         training = self.training
+        if not self._is_there():
+            plan = plan.model_copy(update={"device": "cpu"})
         found = lane_kernel(training.model, training.trainer, plan, example=self._shape())
-        return not isinstance(found, str)
+        return found if isinstance(found, str) else None
 
     def _file(self) -> Path:
         """One file for whatever the figures depend on."""
         module = self.training.model.module
         what = {
+            "codex_ray": [codex_ray.__version__, kernels_digest()],
             "torch": torch.__version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -247,13 +304,3 @@ class Autotune:
         }
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         return (self.folder or cache_folder()) / f"plan-{key[:32]}.json"
-
-
-def _clients(plans: Sequence[Plan]) -> int:
-    """Client updates that it takes to time every plan once."""
-    return sum(plan.clients for plan in plans)
-
-
-def _timed_ones(best: Mapping[Plan, float]) -> list[Finding]:
-    """What was found of those that were timed."""
-    return [Finding(plan=plan, seconds=took) for plan, took in best.items() if isfinite(took)]

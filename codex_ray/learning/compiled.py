@@ -1,4 +1,4 @@
-"""A function through torch.compile, which falls back to itself where there is no compiler."""
+"""A function through torch.compile, which must succeed: a host that did without has other bits."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from itertools import count
 
 import torch
 
+from codex_ray.errors import ClusterError
+
 LOG = logging.getLogger(__name__)
 _NUMBERS = count()
 
 
 class Compiled:
-    """Calls a function compiled for the shape it is called with, which should be one.
-
-    Where compiling fails, as without a C++ compiler, the function is called as it is from then on,
-    and the log says so once. Its results then differ from those of other hosts in the last bits.
-    """
+    """Calls a function compiled for the shape it is called with, which should be one."""
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
         def call(*arguments: torch.Tensor) -> torch.Tensor:
@@ -28,26 +26,39 @@ class Compiled:
         call.__code__ = call.__code__.replace(co_name=f"call_{next(_NUMBERS)}")
         self._plain = function
         self._call: Callable[..., torch.Tensor] = torch.compile(call, fullgraph=True, dynamic=False)
-        self.failed = False
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         """What the function returns.
 
         Raises:
+            ClusterError: it cannot be compiled on this machine.
             Exception: whatever the function itself raises.
         """
-        if self.failed:
-            return self._plain(*arguments)
         try:
             return self._call(*arguments)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             # Dynamo, Inductor and the compiler each raise what they like. If it is the function
             # that fails, calling it says so.
-            found = self._plain(*arguments)
-            self.failed = True
-            LOG.warning(
-                "training is not compiled (%s: %s): it goes on without, which is slower",
-                type(error).__name__,
-                (str(error).strip().splitlines() or [""])[0],
+            self._plain(*arguments)
+            failed = ClusterError(
+                f"plan.kernel is compiled, but this host cannot compile the training "
+                f"({_first_line(error)}): install a C++ compiler on every host, or start a new run "
+                "with plan.kernel vectorised"
             )
-            return found
+            raise failed from error
+
+
+def reason_of(error: ClusterError) -> str:
+    """Why a function was not compiled, from the error that says so."""
+    return _first_line(error.__cause__ or error)
+
+
+def say_uncompiled(reason: str) -> None:
+    """Says that a run goes on without compiling."""
+    LOG.warning("training is not compiled (%s): it goes on without, which is slower", reason)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

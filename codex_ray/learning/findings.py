@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +21,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Finding(Component):
-    """What one plan took, in CPU seconds of this machine.
+    """What one plan took on this machine: CPU seconds, and seconds on a device or of compiling.
 
     Attributes:
         plan: which.
@@ -67,6 +69,13 @@ def cache_folder() -> Path:
     """$CODEX_RAY_CACHE, or else ~/.cache/codex_ray."""
     named = os.environ.get("CODEX_RAY_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "codex_ray"
+
+
+@cache
+def kernels_digest() -> str:
+    """A hash of this package's kernels, whose figures are others' when they are others."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def processor() -> str:

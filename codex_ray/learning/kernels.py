@@ -9,6 +9,7 @@ import torch
 
 from codex_ray.learning.batches import ShuffledBatches
 from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.jobs import rows_for
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.mapped import Mapped
 from codex_ray.learning.models import Model
@@ -70,16 +71,25 @@ class LaneKernel(Protocol):
         ...
 
 
+def trainer_obstacle(trainer: Trainer) -> str | None:
+    """Why the trainer has no kernel, whatever the model; None if it may have one."""
+    if not isinstance(trainer, Sgd | DpSgd) or type(trainer) not in (Sgd, DpSgd):
+        return f"trainer.kind {trainer.kind} has no kernel for many clients"
+    if isinstance(trainer, DpSgd) and trainer.engine != "vectorised":
+        return f"trainer.engine is {trainer.engine}"
+    return None
+
+
 def lane_kernel(
     model: Model, trainer: Trainer, plan: Plan, *, example: Sequence[int]
 ) -> LaneKernel | str:
     """The kernel that trains many clients of this model at once, or why there is none."""
     if plan.kernel == "reference":
         return "the plan says so"
-    if not isinstance(trainer, Sgd | DpSgd) or type(trainer) not in (Sgd, DpSgd):
-        return f"trainer.kind {trainer.kind} has no kernel for many clients"
-    if isinstance(trainer, DpSgd) and trainer.engine != "vectorised":
-        return f"trainer.engine is {trainer.engine}"
+    obstacle = trainer_obstacle(trainer)
+    if obstacle is not None:
+        return obstacle
+    assert isinstance(trainer, Sgd | DpSgd)  # There is an obstacle to any other.
     if plan.kernel == "vectorised":
         stack = Stack.of(model.module, example)
         if stack is not None:
@@ -90,3 +100,19 @@ def lane_kernel(
     found = Mapped(model, clipped=clipped, compiled=plan.kernel == "compiled")
     chunk = Chunk(found.lanes(plan), 1, torch.device(plan.device), plan.product)
     return found.refusal(example, chunk) or found
+
+
+def compiler_obstacle(
+    model: Model, trainer: Trainer, plan: Plan, *, example: Sequence[int]
+) -> str | None:
+    """Why the steps of a compiled plan cannot be compiled on this machine; None if they can.
+
+    It compiles one step, for batches as long as those that are to come.
+    """
+    kernel = lane_kernel(model, trainer, plan, example=example)
+    if not isinstance(kernel, Mapped):
+        return None  # The reference trains instead, and compiles nothing.
+    assert isinstance(trainer, Sgd | DpSgd)
+    rows = rows_for(trainer.batches, ())
+    chunk = Chunk(kernel.lanes(plan), rows, torch.device(plan.device), plan.product)
+    return kernel.compiler_obstacle(example, chunk)

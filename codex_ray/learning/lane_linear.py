@@ -38,12 +38,18 @@ class LaneLinear:
         return product(self._chunk.factor(delta), self._used, spans=self._spans)
 
     def descend(self, rate: float, factors: torch.Tensor | None) -> None:
-        """One product of matrices in each lane, added to the weights where they are."""
-        delta = self._delta if factors is None else self._delta * factors[:, :, None]
-        add_product(
-            self.weights.values, self._chunk.factor(delta), self._inputs,
-            rate=-rate, spans=self._spans,
-        )  # fmt: skip
+        """One product of matrices in each lane, added to the weights where they are.
+
+        With factors it is taken in float32: rounding would lengthen what was clipped, and a sum
+        that is rounded moves further with a record than the record itself is long.
+        """
+        if factors is None:
+            delta, inputs = self._delta, self._inputs
+            left = self._chunk.factor(delta)
+        else:
+            left = delta = self._delta * factors[:, :, None]
+            inputs = self._inputs.float()
+        add_product(self.weights.values, left, inputs, rate=-rate, spans=self._spans)
         self.weights.descend_bias(delta, rate, self._spans)
 
     def squared_norms(self) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
@@ -17,8 +18,9 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from codex_ray.errors import ClusterError
 from codex_ray.learning.clipped_sums import OFFSET
-from codex_ray.learning.compiled import Compiled
+from codex_ray.learning.compiled import Compiled, reason_of
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.models import Model
 from codex_ray.learning.per_record import _places
@@ -68,7 +70,7 @@ class Mapped:
         before = {name: buffer.clone() for name, buffer in module.named_buffers()}
         try:
             with torch.random.fork_rng(devices=[]):
-                self._try(example, chunk)
+                self._try(example, chunk, compiled=False)
         except REFUSALS as error:
             return f"the model has no vectorised gradient ({_sentence(error)})"
         for name, buffer in module.named_buffers():
@@ -76,8 +78,16 @@ class Mapped:
                 return f"the model changes its buffer {name!r} in training"
         return None
 
-    def _try(self, example: Sequence[int], chunk: Chunk) -> None:
-        steps = MappedSteps(self.model, chunk, clipped=self.clipped, compiled=False)
+    def compiler_obstacle(self, example: Sequence[int], chunk: Chunk) -> str | None:
+        """Why a step of the chunk cannot be compiled here; None if it can. It compiles one."""
+        try:
+            self._try(example, chunk, compiled=True)
+        except ClusterError as error:
+            return reason_of(error)
+        return None
+
+    def _try(self, example: Sequence[int], chunk: Chunk, *, compiled: bool) -> None:
+        steps = MappedSteps(self.model, chunk, clipped=self.clipped, compiled=compiled)
         steps.load(self.model.get().to(chunk.device))
         shape = (chunk.lanes, chunk.rows)
         features = torch.zeros((*shape, *example), device=chunk.device)
@@ -140,9 +150,20 @@ class MappedSteps:
         full = features.shape[1] == self._chunk.rows
         gradient = self._compiled if full else self._gradient
         if self._chunk.product == torch.float32:
-            return gradient(self._weights, features, *rest)
+            with _exact_convolutions(self._chunk.device):
+                return gradient(self._weights, features, *rest)
         with torch.autocast(self._chunk.device.type, dtype=self._chunk.product):
             return gradient(self._weights, features, *rest).float()
+
+
+def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+    """In the block cuDNN convolves in float32: by itself it rounds to ten bits (TF32)."""
+    if device.type != "cuda":
+        return nullcontext()
+    found: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, allow_tf32=False
+    )
+    return found
 
 
 def _lane_gradients(module: nn.Module) -> Gradient:

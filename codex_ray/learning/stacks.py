@@ -61,6 +61,12 @@ class Stack:
         """Lanes may have rows of their own number."""
         return True
 
+    @property
+    def held(self) -> int:
+        """How many parameters have a gradient for each row in a clipped step: convolutions'."""
+        convolutions = (layer for layer in self.layers if isinstance(layer, nn.Conv2d))
+        return sum(layer.weight.numel() for layer in convolutions)
+
     def lanes(self, plan: Plan) -> int:
         """As many as the plan says."""
         return plan.clients

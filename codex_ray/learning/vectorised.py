@@ -24,6 +24,7 @@ from codex_ray.learning.jobs import Job, Padded, Uneven, rows_for
 from codex_ray.learning.kernels import LaneKernel, LaneSteps, lane_kernel
 from codex_ray.learning.lane_noise import StepNoise
 from codex_ray.learning.lanes import Chunk
+from codex_ray.learning.opening import may_prefetch, opened
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.trainers import LocalTraining, Sgd, Take, check_labels
 from codex_ray.privacy.mechanism import Fact
@@ -33,6 +34,8 @@ from codex_ray.types import ClientId, Residues
 LOG = logging.getLogger(__name__)
 WINDOW: Final = 8
 """Chunks whose clients are drawn together, to put those of like length side by side."""
+AHEAD: Final = 2
+"""And where the next ones' records are opened meanwhile, of whom there should be some."""
 
 SHAPES: Final = 8
 """How many sizes chunks come in: each keeps room for itself."""
@@ -55,6 +58,7 @@ class VectorisedTraining:
     reference: LocalTraining
     plan: Plan
     _counts: dict[ClientId, Clipping] = field(default_factory=dict, repr=False)
+    _shape: list[tuple[int, ...]] = field(default_factory=list, repr=False)
     _kernels: dict[tuple[int, ...], LaneKernel | None] = field(default_factory=dict, repr=False)
     _rooms: dict[tuple[int, int], LaneSteps] = field(default_factory=dict, repr=False)
     _data: dict[tuple[int, int], Padded] = field(default_factory=dict, repr=False)
@@ -75,12 +79,18 @@ class VectorisedTraining:
             return self.reference.train(params, clients, round).to(device)
         start = params.to(device)
         out = torch.zeros((len(clients), self.dimension), device=device)
-        window = WINDOW * kernel.lanes(self.plan)
+        lanes, ahead = kernel.lanes(self.plan), may_prefetch(self.reference.dataset)
+        window = lanes * (AHEAD if ahead else WINDOW)
+        places = range(len(clients))
+
+        def jobs_of(some: range) -> list[Job]:
+            with torch.no_grad():  # which is every thread's own
+                return [self._job(place, clients[place], round, kernel) for place in some]
+
+        windows = [places[first : first + window] for first in places[::window]]
         with torch.no_grad():
-            for first in range(0, len(clients), window):
-                places = range(first, min(first + window, len(clients)))
-                jobs = [self._job(place, clients[place], round, kernel) for place in places]
-                for chunk in _chunks(jobs, kernel.lanes(self.plan), exact=kernel.exact):
+            for jobs in opened(windows, jobs_of, ahead=ahead):
+                for chunk in _chunks(jobs, lanes, exact=kernel.exact):
                     self._train(kernel, chunk, start, out)
         return out
 
@@ -88,7 +98,9 @@ class VectorisedTraining:
         """The kernel for the clients' records; None for the reference."""
         if self.plan.kernel == "reference" or not clients:
             return None
-        return self._kernel(self.reference.dataset.client(clients[0]).features.shape[1:])
+        if not self._shape:  # which is that of all clients: opening one may take long
+            self._shape.append(self.reference.dataset.client(clients[0]).features.shape[1:])
+        return self._kernel(self._shape[0])
 
     def _kernel(self, shape: tuple[int, ...]) -> LaneKernel | None:
         """The kernel for records of that shape; None for the reference, and the log says why."""

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from lane_cases import PLAIN, PRIVATE, SIZES, Residual, cnn, linear, mlp, planned, reference
+from torch import nn
 
-from codex_ray.learning import autotune
-from codex_ray.learning.autotune import BUDGET, LANES, SHARE, SURE, UNTRIED, Autotune
+from codex_ray.errors import ClusterError
+from codex_ray.learning import autotune, race
+from codex_ray.learning.autotune import DEVICE_LANES, LANES, SHARE, UNTRIED, Autotune
+from codex_ray.learning.batches import ShuffledBatches
 from codex_ray.learning.findings import cache_folder, read_findings
 from codex_ray.learning.plans import REFERENCE, Plan
+from codex_ray.learning.race import BUDGET, SURE
 
 EIGHT = Plan(kernel="vectorised", clients=8)
 SIXTEEN = Plan(kernel="vectorised", clients=16)
@@ -29,17 +33,25 @@ class Machine:
         self.seconds = {("vectorised", lanes): 0.1 * one for lanes, one in by_lanes.items()}
         self.seconds |= {("reference", 1): 0.05, ("compiled", 1): 0.02}
         self.now, self.asked, self.jitter = 0.0, [], lambda: 1.0
+        self.elsewhere = 0.0
+        self.most, self.has_compiler = 10**6, True
 
     def clock(self) -> float:
         return self.now
 
+    def wall(self) -> float:
+        return self.now + self.elsewhere
+
     def run(self, plan: Plan):
         def run() -> None:
-            before = 30.0 if plan == COMPILED and plan not in self.asked else 0.0
+            if plan == COMPILED and plan not in self.asked:
+                self.elsewhere += 30.0  # A compiler is a process of its own.
             self.asked.append(plan)
-            self.now += (
-                before + plan.clients * self.seconds[plan.kernel, plan.clients] * self.jitter()
-            )
+            if plan.clients > self.most:
+                raise torch.OutOfMemoryError
+            if plan == COMPILED and not self.has_compiler:
+                raise ClusterError("plan.kernel is compiled, but") from RuntimeError("no g++")
+            self.now += plan.clients * self.seconds[plan.kernel, plan.clients] * self.jitter()
 
         return run
 
@@ -65,8 +77,9 @@ def plan(machine, tmp_path):
 
     def plan(make=linear, trainer=PLAIN, updates=LONG, folder=tmp_path, **changes) -> Plan:
         tuning = OnMachine(
-            reference(make, trainer), updates, folder=folder, clock=machine.clock, **changes
-        )
+            reference(make, trainer), updates, folder=folder,
+            clock=machine.clock, wall=machine.wall, **changes,
+        )  # fmt: skip
         object.__setattr__(tuning, "machine", machine)
         return tuning.plan()
 
@@ -103,7 +116,10 @@ def test_a_short_run_times_nothing_and_leaves_nothing(
     machine, plan, trainer, updates, tmp_path
 ) -> None:
     found = plan(trainer=trainer, updates=updates)
-    assert (found.kernel, found.clients) == ("vectorised", min(UNTRIED, updates))
+    assert (found.kernel, found.clients) == (
+        "vectorised",
+        max(2, min(UNTRIED, updates)),  # A lone lane has other bits than two.
+    )
     assert plan(Residual, trainer, updates) == REFERENCE
     assert not machine.asked
     assert not list(tmp_path.iterdir())
@@ -145,6 +161,83 @@ def test_on_a_gpu_chunks_are_larger(machine, plan) -> None:
     assert plan(updates=100, device="meta").clients == 100
 
 
+def test_the_number_of_hosts_chooses_nothing_that_bits_depend_on(plan, machine, tmp_path) -> None:
+    """One client update for each of many hosts, or a race that one of them would not have run."""
+    for hosts in (1, 10, 300):
+        assert plan(updates=20, hosts=hosts).clients == UNTRIED
+        found = plan(Residual, updates=500, hosts=hosts, folder=tmp_path / str(hosts))
+        assert found == Plan(kernel="vectorised", clients=1)
+        lanes = plan(updates=700, hosts=hosts, device="meta", folder=tmp_path / f"{hosts} on meta")
+        assert lanes.clients == 256
+    assert plan(updates=1, hosts=1).clients == 2
+    # What a stack is timed for is the work of one host.
+    tried = len(machine.asked)
+    plan(updates=LONG, hosts=10_000)
+    assert len(machine.asked) == tried
+
+
+class Dropping(nn.Sequential):
+    """Draws at random in training, which nothing but the reference can do."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(144, 3), nn.Dropout())
+
+
+@pytest.mark.parametrize("updates", [10, LONG])
+@pytest.mark.parametrize(
+    ("make", "precision", "kernel", "said"),
+    [
+        (linear, "float32", "vectorised", None),
+        (linear, "bfloat16", "vectorised", None),
+        (Residual, "float32", None, "one at a time: the model is no stack of common layers"),
+        (Residual, "bfloat16", "vectorised", "one at a time: the model is no stack"),
+        (Dropping, "float32", "reference", "one at a time: the model"),
+        (Dropping, "bfloat16", "reference", "one at a time, and in float32: the model has no"),
+    ],
+)
+def test_what_cannot_be_vectorised_is_said_once(
+    plan, caplog, make, precision, kernel, said, updates
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = plan(make, updates=updates, precision=precision)
+    assert kernel in (None, found.kernel)
+    assert len(caplog.messages) == (said is not None)
+    assert said is None or said in caplog.messages[0]
+
+
+def test_a_driver_without_a_gpu_settles_for_hosts_that_have_one(plan, machine, monkeypatch) -> None:
+    """Without a look at the device: neither a race, nor a try of the model's gradient."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for make in (linear, Residual):
+        found = plan(make, device="cuda")
+        assert found == Plan(kernel="vectorised", clients=256, device="cuda")
+    assert plan(Dropping, device="cuda") == REFERENCE
+    assert not machine.asked
+
+
+def test_a_plan_without_memory_is_out_of_the_race(plan, machine, tmp_path) -> None:
+    machine.seconds |= {("vectorised", lanes): 1e-3 / lanes for lanes in DEVICE_LANES}
+    machine.most = 128
+    assert plan(updates=10**6, device="meta").clients == 128
+    (file,) = tmp_path.iterdir()
+    assert [one.plan.clients for one in read_findings(file) or []] == [32, 128]
+    machine.most = 1
+    assert plan(cnn, updates=10**6, device="meta").clients == 32
+
+
+@pytest.mark.parametrize("batches", [PRIVATE.batches, ShuffledBatches(batch_size=10)])
+def test_room_is_made_for_the_gradient_of_every_row(batches) -> None:
+    """Of those that are held: all by torch.func, and those of convolutions in a stack."""
+
+    def room(make, trainer) -> int:
+        return Autotune(reference(make, trainer), LONG, "meta")._room()
+
+    private = PRIVATE.model_copy(update={"batches": batches})
+    assert 10 <= 2 * room(Residual, PLAIN) / room(Residual, private) <= 30
+    assert room(cnn, private) < room(cnn, PLAIN)
+    assert room(mlp, private) == room(mlp, PLAIN)
+
+
 def test_compiling_must_pay(machine, plan, tmp_path) -> None:
     """At 0.03 s an update uncompiled and 0.02 compiled, 30 s of compiling is 3000 updates."""
     machine.seconds["vectorised", 1] = 0.03
@@ -157,6 +250,20 @@ def test_compiling_must_pay(machine, plan, tmp_path) -> None:
     assert plan(Residual, updates=4_000, folder=long) == COMPILED
     assert plan(Residual, updates=2_000, folder=long).kernel == "vectorised"
     assert len(machine.asked) == asked
+
+
+def test_what_cannot_be_compiled_is_no_finding(plan, machine, caplog, tmp_path) -> None:
+    machine.seconds["vectorised", 1] = 0.03
+    machine.has_compiler = False
+    with caplog.at_level(logging.WARNING):
+        assert plan(Residual).kernel == "vectorised"
+    assert [line for line in caplog.messages if "compiled" in line] == [
+        "training is not compiled (RuntimeError: no g++): it goes on without, which is slower"
+    ]
+    (file,) = tmp_path.iterdir()
+    assert "compiled" not in {one.plan.kernel for one in read_findings(file) or []}
+    machine.has_compiler = True
+    assert plan(Residual) == COMPILED
 
 
 def test_stacks_are_never_compiled(machine, plan) -> None:
@@ -190,6 +297,16 @@ def test_another_torch_is_tried_again(machine, plan, monkeypatch) -> None:
     assert len(machine.asked) == 2 * tried
 
 
+def test_other_kernels_are_tried_again(machine, plan, monkeypatch) -> None:
+    plan()
+    tried = len(machine.asked)
+    monkeypatch.setattr("codex_ray.__version__", "9.9")
+    plan()
+    monkeypatch.setattr(autotune, "kernels_digest", lambda: "others")
+    plan()
+    assert len(machine.asked) == 3 * tried
+
+
 @pytest.mark.parametrize("broken", [b"", b"{", b'[{"plan": 3}]', b"\xff\x00", b"[]"])
 def test_a_broken_file_is_no_reason_to_stop(plan, tmp_path, caplog, broken) -> None:
     assert plan() == EIGHT
@@ -218,7 +335,7 @@ def test_the_folder_is_the_environments(monkeypatch, tmp_path) -> None:
 
 def test_what_is_tried_for_real_trains_and_changes_nothing(tmp_path, monkeypatch) -> None:
     """Real training by the real clock, whose figures nothing here depends on."""
-    monkeypatch.setattr(autotune, "BUDGET", 0.2)
+    monkeypatch.setattr(race, "BUDGET", 0.2)
     training = reference(mlp, PRIVATE)
     params = training.model.get()
     before = planned(training).train(params, range(5), 0)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
 from lane_cases import PLAIN, PRIVATE, SIZES, Held, Residual, linear, mlp, planned, reference
 from pydantic import ValidationError
 
+from codex_ray.errors import ClusterError
+from codex_ray.learning import mapped
+from codex_ray.learning.asked_plan import AskedPlan
 from codex_ray.learning.compiled import Compiled
+from codex_ray.learning.mapped import _exact_convolutions
 from codex_ray.learning.plans import REFERENCE, Plan
 
 EVERYBODY = range(len(SIZES))
@@ -94,22 +99,72 @@ def test_only_full_batches_are_compiled_and_each_function_by_itself(monkeypatch)
     assert lengths == {PLAIN.batches.batch_size}
 
 
-def test_without_a_compiler_it_goes_on_and_says_so_once(monkeypatch, caplog) -> None:
-    def no_compiler(function, **options):
+@pytest.fixture
+def no_compiler(monkeypatch) -> None:
+    """A machine on which nothing can be compiled."""
+
+    def compile_(function, **options):
         def call(*arguments):
             raise RuntimeError("No working C++ compiler found\nand a page of hints")
 
         return call
 
-    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(torch, "compile", compile_)
+
+
+def test_a_host_without_a_compiler_is_refused(no_compiler) -> None:
+    """Were it to go on without, its clients' updates would have other bits than elsewhere."""
     training = reference(Residual, PLAIN)
-    params = training.model.get()
+    said = r"cannot compile the training \(RuntimeError: No working C\+\+ compiler found\): install"
+    with pytest.raises(ClusterError, match=said):
+        planned(training, kernel="compiled").train(training.model.get(), EVERYBODY, 0)
+
+
+@pytest.mark.parametrize("trainer", [PLAIN, PRIVATE])
+def test_without_a_compiler_none_is_planned_for_and_that_is_said_once(
+    no_compiler, trainer, caplog
+) -> None:
+    asked = AskedPlan(kernel="compiled", precision="bfloat16")
     with caplog.at_level(logging.WARNING):
-        found = planned(training, kernel="compiled").train(params, EVERYBODY, 0)
-    assert (found - training.train(params, EVERYBODY, 0)).abs().max() < 1e-5
-    assert len(caplog.messages) == 1
-    assert "not compiled" in caplog.text and "C++ compiler" in caplog.text
-    assert "hints" not in caplog.text
+        plan = asked.settled(reference(Residual, trainer), updates=50, gpus=0)
+    assert (plan.kernel, plan.precision) == ("vectorised", "bfloat16")
+    assert caplog.messages == [
+        "training is not compiled (RuntimeError: No working C++ compiler found): it goes on "
+        "without, which is slower"
+    ]
+    # Whether the hosts' GPUs can is not known here, and is not tried.
+    assert asked.settled(reference(Residual, trainer), updates=50, gpus=1).kernel == "compiled"
+
+
+@pytest.mark.parametrize("kernel", ["auto", "vectorised"])
+def test_hosts_choose_nothing_that_bits_depend_on(kernel) -> None:
+    """One update for each host is a plan of many lanes: a lone one has other bits."""
+    for updates in (1, 8):
+        plans = {
+            AskedPlan(kernel=kernel).settled(
+                reference(linear, PLAIN), updates=updates, gpus=0, hosts=hosts
+            )
+            for hosts in (1, updates)
+        }
+        assert [plan.clients for plan in plans] == [max(2, updates)]
+
+
+def test_float32_convolutions_of_a_gpu_are_exact(monkeypatch) -> None:
+    devices: list[torch.device] = []
+
+    def noted(device):
+        devices.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(mapped, "_exact_convolutions", noted)
+    training = reference(Residual, PLAIN)
+    planned(training).train(training.model.get(), [0], 0)
+    assert set(devices) == {torch.device("cpu")}
+    cudnn = torch.backends.cudnn
+    before = (cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic)
+    with _exact_convolutions(torch.device("cuda")):
+        assert (cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic) == (True, False, True)
+    assert (cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic) == before
 
 
 def test_what_the_function_itself_raises_is_raised(monkeypatch, caplog) -> None:

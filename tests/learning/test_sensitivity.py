@@ -1,0 +1,64 @@
+"""One record moves a sum of clipped gradients by the clip norm at most, in every precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lane_cases import PRIVATE, SIDE, Residual, cnn, linear, logistic, mlp, odd_cnn, reference
+
+from codex_ray.learning.kernels import lane_kernel
+from codex_ray.learning.lanes import Chunk
+from codex_ray.learning.plans import Plan
+from codex_ray.learning.spans import LaneBatch, Spans
+
+CLIP = 0.01
+RATE = 2.0**20
+"""Of a step, so large that the weights before it are nothing beside the sum."""
+ROUNDING = 3e-4
+"""Of the clip norm: what float32 may do to a sum of 256."""
+
+
+def batches(image: torch.Tensor, rows: int, *, lanes: int, end_to_end: bool) -> list[LaneBatch]:
+    """`rows` times that image, and once less, in two lanes or one after the other."""
+    there = torch.ones((2, rows))
+    there[1, rows - 1] = 0
+    features = image.expand(2, rows, 1, SIDE, SIDE) * there[:, :, None, None, None]
+    whole = (features, torch.ones((2, rows), dtype=torch.int64), there)
+    if end_to_end:
+        return [LaneBatch(*(part.flatten(0, 1)[None] for part in whole), Spans.of((rows, rows)))]
+    return [LaneBatch(*few) for few in zip(*(part.split(lanes) for part in whole), strict=True)]
+
+
+def moved(make, precision: str, image: torch.Tensor, rows: int, *, end_to_end: bool) -> float:
+    """How far the last of `rows` records moves the clipped sum, in clip norms."""
+    training = reference(make, PRIVATE)
+    plan = Plan(kernel="vectorised", clients=2, precision=precision)
+    kernel = lane_kernel(training.model, PRIVATE, plan, example=(1, SIDE, SIDE))
+    assert not isinstance(kernel, str)
+    lanes, params = kernel.lanes(plan), training.model.get()
+    steps = kernel.steps(Chunk(lanes, rows, torch.device("cpu"), plan.product))
+    sums = []
+    for batch in batches(image, rows, lanes=lanes, end_to_end=end_to_end):
+        steps.load(params)
+        clipped, _ = steps.descend_clipped(batch, rate=RATE, clip_norm=CLIP)
+        assert clipped.sum() >= rows - 1
+        out = torch.empty((lanes, len(params)))
+        steps.store(out, params, slice(0, lanes))
+        sums.append(out.double() / RATE)
+    whole, less = torch.cat(sums)
+    return float((whole - less).norm()) / CLIP
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("make", "end_to_end"),
+    [(make, ends) for make in (logistic, linear, mlp, cnn, odd_cnn) for ends in (False, True)]
+    + [(Residual, False)],
+)
+def test_a_record_moves_the_sum_by_the_clip_norm_at_most(make, precision, end_to_end) -> None:
+    """Alone, and behind 255 like it: a sum that is rounded may move further than they did."""
+    for rows, images in ((1, 8), (256, 2)):
+        for seed in range(images):
+            image = torch.randn((1, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
+            found = moved(make, precision, image, rows, end_to_end=end_to_end)
+            assert 0.98 < found <= 1 + ROUNDING
