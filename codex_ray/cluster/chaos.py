@@ -262,7 +262,14 @@ class _Run:
     def deaths(self, hosts: int) -> list[Death]:
         """What came of each of its kills."""
         return [
-            death_of(kill, self._kills, run=self.number, hosts=hosts, staffed=self.seen.staffed)
+            death_of(
+                kill,
+                self._kills,
+                run=self.number,
+                hosts=hosts,
+                staffed=self.seen.staffed,
+                waiting=self.seen.waiting,
+            )
             for kill in self.scheduled
         ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from codex_ray.cluster.chaos_watch import Growth
+from codex_ray.cluster.chaos_watch import ROLES, Growth, Role
 from codex_ray.cluster.kills import TRIPS_FILE, WHOM, Kill, Kills, Whom
 from codex_ray.records.result import RunResult
 from codex_ray.records.run_directory import RunDirectory
@@ -37,6 +37,7 @@ class Death:
             next training of clients; None: the run never went on.
         back: seconds until there were as many hosts as before, all built; None where no host died,
             or where the run ended before.
+        ready: whether another coordinator was built and waited; None where none was killed.
     """
 
     kill: Kill
@@ -44,6 +45,17 @@ class Death:
     at: float | None = None
     recovered: float | None = None
     back: float | None = None
+    ready: bool | None = None
+
+    @property
+    def bar(self) -> float | None:
+        """Seconds within which the run is to go on; None: nobody promises any."""
+        return BARS.get(self.kill.whom)
+
+    @property
+    def late(self) -> bool:
+        """Whether it took longer."""
+        return self.bar is not None and self.recovered is not None and self.recovered > self.bar
 
 
 @dataclass(frozen=True)
@@ -105,9 +117,18 @@ class Findings:
 
     @property
     def ok(self) -> bool:
-        """Whether all of them were, nothing is left behind, and no memory grew in a soak."""
-        flat = all(one.slope < FLAT for one in self.growth)
+        """Whether all of them were, nothing is left behind, and in a soak no memory grew.
+
+        How long each took is told beside its bar: that depends on what else the machine does.
+        """
+        flat = not self.untold and all(one.slope < FLAT for one in self.growth)
         return self.survived == len(self.deaths) and not self.left and flat
+
+    @property
+    def untold(self) -> tuple[Role, ...]:
+        """In a soak the roles of whose memory nothing can be said: none lived for long enough."""
+        told = {one.role for one in self.growth}
+        return tuple(role for role in ROLES if self.soak and role not in told)
 
     def recoveries(self, whom: Whom) -> list[float]:
         """Seconds until the run went on, for each kill of that kind that it went on after."""
@@ -128,6 +149,7 @@ class Findings:
         deaths = [
             {**death.kill.model_dump(), "run": death.run, "done": death.at is not None}
             | {"recovered": death.recovered, "hosts_back": death.back}
+            | {"bar": death.bar, "late": death.late, "another_waited": death.ready}
             for death in self.deaths
         ]
         plain = {key: value for key, value in asdict(self).items() if key != "deaths"}
@@ -146,6 +168,7 @@ def death_of(
     run: int,
     hosts: int,
     staffed: Sequence[tuple[float, frozenset[int]]],
+    waiting: Sequence[tuple[float, frozenset[int]]] = (),
 ) -> Death:
     """What the markers and logs of a run tell of a kill.
 
@@ -155,12 +178,14 @@ def death_of(
         run: its number.
         hosts: how many it has.
         staffed: the hosts that were built, each time that they changed.
+        waiting: the same of coordinators that waited to take over.
     """
     marker = kills.marker(kill)
     if not marker.exists():
         return Death(kill, run)
     mark = json.loads(marker.read_text())
     folder = Path(kills.folder)
+    stood = next((pids for when, pids in reversed(waiting) if when <= mark["at"]), frozenset())
     trips, told = lines_of(folder / TRIPS_FILE), lines_of(folder / TOLD_FILE)
     return Death(
         kill,
@@ -168,6 +193,7 @@ def death_of(
         at=mark["at"],
         recovered=_recovered(kill, mark, trips, told),
         back=_back(kill, mark, hosts, staffed, before=_next(kill, kills)),
+        ready=bool(stood) if kill.whom == "coordinator" else None,
     )
 
 

@@ -8,10 +8,10 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from codex_ray.cluster.chaos_findings import BARS, FLAT, Death, Findings
+from codex_ray.cluster.chaos_findings import FLAT, Death, Findings
 from codex_ray.cluster.kills import WHOM
 
-WIDEST: Final = 110
+WIDEST: Final = 120
 """Columns that the widest of the tables takes."""
 
 
@@ -22,8 +22,8 @@ def death_table(findings: Findings) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("trip")
     table.add_column("killed")
-    table.add_column("went on after", justify="right")
-    table.add_column("hosts back", justify="right")
+    for heading in ("went on after", "bar", "hosts back"):
+        table.add_column(heading, justify="right")
     table.add_column("the run ended")
     ends = {run.number: run.differences for run in findings.runs}
     for death in findings.deaths:
@@ -33,8 +33,9 @@ def death_table(findings: Findings) -> Table:
             str(death.run),
             str(kill.round),
             f"{'after' if kill.after else 'before'} {kill.trip.replace('_', ' ')}",
-            kill.in_words,
-            _seconds(death.recovered),
+            kill.in_words + (", one waits" if death.ready else ""),
+            Text(_seconds(death.recovered), style="red" if death.late else ""),
+            "none" if death.bar is None else f"{death.bar:g} s",
             _seconds(death.back),
             _ended(death, ends.get(death.run, ())),
         )
@@ -47,15 +48,16 @@ def recovery_table(findings: Findings) -> Table:
     table.add_column("killed")
     for heading in ("times", "went on after (median)", "worst", "bar"):
         table.add_column(heading, justify="right")
-    for whom in WHOM:
-        found, bar = findings.recoveries(whom), BARS.get(whom)
+    kinds = [(whom, ready) for whom in WHOM for ready in (None, True, False)]
+    for whom, ready in kinds:
+        of_it = [it for it in findings.deaths if (it.kill.whom, it.ready) == (whom, ready)]
+        found = [it.recovered for it in of_it if it.recovered is not None]
         if not found:
             continue
-        worst = Text(f"{max(found):.1f} s")
-        if bar is not None and max(found) > bar:
-            worst.stylize("red")
-        limit = "none" if bar is None else f"{bar:g} s"
-        table.add_row(whom, str(len(found)), f"{median(found):.1f} s", worst, limit)
+        worst = Text(f"{max(found):.1f} s", style="red" if any(it.late for it in of_it) else "")
+        limit = "none" if of_it[0].bar is None else f"{of_it[0].bar:g} s"
+        name = whom + {None: "", True: ", another waits", False: ", none waits yet"}[ready]
+        table.add_row(name, str(len(found)), f"{median(found):.1f} s", worst, limit)
     return table
 
 
@@ -78,6 +80,11 @@ def verdict(findings: Findings) -> Text:
     words = f"{findings.survived} of {len(findings.deaths)}: {model}"
     for run in findings.runs:
         words += "".join(f"\nrun {run.number}: {said}" for said in run.differences)
+    bound = [death for death in findings.deaths if death.bar is not None]
+    in_time = sum(death.recovered is not None and not death.late for death in bound)
+    words += f"\n{in_time} of {len(bound)} that have a bar went on within it"
+    for role in findings.untold:
+        words += f"\nmemory of the {role}: none lived for long enough to say: give more rounds"
     left = ", ".join(findings.left) or "nothing"
     words += f"\nleft behind: {left}"
     return Text(words, style="green" if findings.ok else "red")

@@ -83,6 +83,8 @@ class Watch:
         """Nothing is seen yet."""
         self.staffed: list[tuple[float, frozenset[int]]] = []
         """The hosts that were built, each time that they changed, with the time."""
+        self.waiting: list[tuple[float, frozenset[int]]] = []
+        """The same of coordinators that wait to take over from one that is at work."""
         self._lives: dict[tuple[int, int], Life] = {}
         self._running: set[tuple[int, int]] = set()
         self._told = -1
@@ -109,6 +111,10 @@ class Watch:
         hosts = frozenset(pid for pid, role in roles.items() if role == "host")
         if not self.staffed or self.staffed[-1][1] != hosts:
             self.staffed.append((time.time(), hosts))
+        at_work = "coordinator" in roles.values()
+        waiting = frozenset(pid for pid in ours if at_work and self._waits(found[pid]))
+        if not self.waiting or self.waiting[-1][1] != waiting:
+            self.waiting.append((time.time(), waiting))
         if told == self._told:
             return
         self._told = told
@@ -130,6 +136,11 @@ class Watch:
                 self._running.add(key)
             return "coordinator" if key in self._running else None
         return "host" if name == "HostServer" and not method.startswith("__init__") else None
+
+    def _waits(self, process: Process) -> bool:
+        """Whether it is a coordinator that is built, and has run nothing: it has no method then."""
+        title = title_of(process.pid).partition("ray::")[2]
+        return title == "CoordinatorServer" and (process.pid, process.began) not in self._running
 
     def _sample(self, process: Process, role: Role, told: int) -> None:
         held = resident(process.pid)

@@ -2,7 +2,8 @@
 
 Ray starts a dead actor anew, on its node or on another. Until it answers, a host is away and gets
 nothing to do. One that is lost again and again without having done a piece of work is not started
-anew any more: another takes its number, wherever there is room.
+anew any more: another takes its number, wherever there is room. A host that cannot be built ends a
+run that has not begun; later on the others go on without it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class _Entry:
         pause: seconds until the time after that.
         losses: how often it was lost since it last did something.
         replaced: how often another has taken its place since then.
+        given_up: whether no host can be built under this number, and none is tried any more.
         cause: what was last heard of it.
     """
 
@@ -60,6 +62,7 @@ class _Entry:
     pause: float = SHORTEST
     losses: int = 0
     replaced: int = 0
+    given_up: bool = False
     cause: str = field(default="it has not started", repr=False)
 
 
@@ -85,6 +88,7 @@ class RollCall:
         self._entries = [_Entry(actor, ticket=term * TICKETS) for actor in hosts]
         self._another = another
         self._clock = clock
+        self._begun = term > 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -132,11 +136,12 @@ class RollCall:
         """The hosts that are back since the last look. It does not wait.
 
         Raises:
-            ClusterError: a host cannot be built, for the reason that it gives.
+            ClusterError: a host cannot be built, for the reason that it gives, before the run has
+                begun; later on that no host can.
         """
         back = []
         for number, entry in enumerate(self._entries):
-            if not entry.away:
+            if not entry.away or entry.given_up:
                 continue
             if entry.asked is None and self._clock() >= entry.again:
                 entry.asked = entry.actor.ready.remote(entry.ticket)
@@ -156,8 +161,8 @@ class RollCall:
             raise cause_of(error) from error
         except RayError as error:
             if "creation task" in str(error):
-                said = str(error).strip().splitlines()[-1].removeprefix("codex_ray.errors.")
-                raise ClusterError(f"host {number} cannot be built: {said}") from error
+                self._unbuilt(number, error)
+                return False
             entry.cause = str(cause_of(error))
             entry.again, entry.pause = self._clock() + entry.pause, min(LONGEST, 2 * entry.pause)
             if not isinstance(error, ActorUnavailableError):  # which only tells to ask later
@@ -165,6 +170,27 @@ class RollCall:
             return False
         entry.away, entry.pause = False, SHORTEST
         return True
+
+    def _unbuilt(self, number: int, error: RayError) -> None:
+        """Has another host tried at once: Ray does not start one anew whose constructor raised.
+
+        Raises:
+            ClusterError: the run has not begun, or no number is left that a host could have.
+        """
+        entry = self._entries[number]
+        said = str(error).strip().splitlines()[-1].removeprefix("codex_ray.errors.")
+        entry.cause = f"host {number} cannot be built: {said}"
+        others = [one for one in self._entries if one is not entry and not one.given_up]
+        if not self._begun:
+            raise ClusterError(entry.cause) from error
+        if self._another is not None and entry.replaced < REPLACED:
+            entry.losses = LOSSES - 1
+            self._failed(number)
+        elif others:
+            entry.given_up = True
+            LOG.warning("%s: the run goes on without it", entry.cause)
+        else:
+            raise ClusterError(entry.cause) from error
 
     def _failed(self, number: int) -> None:
         """Counts a loss; one too many, and another host is started under this number.
@@ -190,13 +216,17 @@ class RollCall:
 
         Raises:
             ClusterError: they are not in time, and the message says what the cluster has; or one
-                cannot be built, for the reason that it gives.
+                that is needed cannot be built, for the reason that it gives.
         """
         expires, came = self._clock() + deadline, list[int]()
         while True:
             came += self.look()
             if len(self.present) >= at_least:
+                self._begun = True
                 return came
+            unbuilt = [entry.cause for entry in self._entries if entry.given_up]
+            if len(self) - len(unbuilt) < at_least:
+                raise ClusterError(unbuilt[-1])
             asked = [entry.asked for entry in self._entries if entry.away and entry.asked]
             if self._clock() > expires:
                 raise ClusterError(self._missing(at_least, deadline))

@@ -26,7 +26,7 @@ from codex_ray.cluster.inherited import environment
 from codex_ray.cluster.tls13 import check_tls13, only_tls13
 from codex_ray.errors import ClusterError, InputError
 from codex_ray.serving.application import Application, Settings
-from codex_ray.serving.budgets import Book, Lend, unreachable
+from codex_ray.serving.budgets import Book, unreachable
 from codex_ray.serving.from_registry import Source
 from codex_ray.serving.front import BODY_BYTES
 from codex_ray.serving.local import MISSING, Listening
@@ -64,21 +64,34 @@ class Lender:
         """As `Book.lend`."""
         return self._book.lend(account, least, budget)
 
+    def give_back(self, account: str, records: int) -> None:
+        """As `Book.give_back`."""
+        self._book.give_back(account, records)
 
-def lend_by(actor: Any) -> Lend:
+
+@dataclass(frozen=True)
+class LentBy:
     """Lending by an actor, of pieces, so that most requests need no message.
 
     While the actor cannot be reached nothing is lent, and callers with a budget are told to come
     again.
     """
 
-    async def lend(account: str, least: int, budget: int) -> int:
+    actor: Any
+
+    async def __call__(self, account: str, least: int, budget: int) -> int:
+        """As `Lend`."""
         try:
-            return int(await actor.lend.remote(account, least, budget))
+            return int(await self.actor.lend.remote(account, least, budget))
         except RayError:
             raise unreachable() from None
 
-    return lend
+    async def give_back(self, account: str, records: int) -> None:
+        """As `Lend`."""
+        try:
+            await self.actor.give_back.remote(account, records)
+        except RayError:
+            raise unreachable() from None
 
 
 class Replica:
@@ -86,7 +99,7 @@ class Replica:
 
     def __init__(self, settings: Settings, source: Any, lender: Any) -> None:
         labelled = replace(settings, labels={**settings.labels, "replica": str(os.getpid())})
-        self._application = Application(labelled, source.open(), lend=lend_by(lender))
+        self._application = Application(labelled, source.open(), lend=LentBy(lender))
 
     def __serve_build_asgi_app__(self) -> Application:  # Serve's name for it
         """The application, of which Serve calls the lifespan and each request."""

@@ -22,6 +22,7 @@ from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.coordinator import Coordinator, read_round
 from codex_ray.cluster.crew import Berth, Crew
 from codex_ray.cluster.doors import ray_at
+from codex_ray.cluster.joined_before import look_around
 from codex_ray.cluster.shared_data import reference_for
 from codex_ray.cluster.standby import Standby
 from codex_ray.cluster.underway import Asking, tell_of_loss
@@ -38,7 +39,7 @@ REPLACED: Final = 3
 
 
 class _Silent(Exception):  # noqa: N818  # a coordinator that is lost as if it had died
-    """A coordinator does not answer."""
+    """A coordinator does not answer, or does nothing else."""
 
 
 @contextmanager
@@ -50,6 +51,9 @@ def ray_session(
 ) -> Iterator[list[str]]:
     """A Ray that is ready to use; one that was running before is still running afterwards.
 
+    Where this process is in one already, that is the one, if it is what was asked for and as closed
+    as one that would be joined.
+
     Args:
         address: "local" for a Ray of its own; else where one is running.
         insecure_local: whether one that strangers could get into will do.
@@ -59,10 +63,10 @@ def ray_session(
 
     Raises:
         ClusterError: there is no cluster at `address`, it does not let us in, or it would let in
-            strangers.
+            strangers; or this process is in another one.
     """
     if ray.is_initialized():
-        yield []
+        yield look_around(address, insecure_local=insecure_local)
         return
     beside = Thread(target=meanwhile, daemon=True)  # of nothing, it ends at once
     beside.start()
@@ -179,7 +183,7 @@ def _rounds_of_one(
         CodexRayError: whatever ends the run.
     """
     place = str(directory.path.resolve())
-    asking = Asking(directory.path)
+    asking = Asking(directory.path, deadline=experiment.cluster.deadline)
     try:
         stream = coordinator.run.options(num_returns="streaming").remote(
             place, crew.berth.spec, crew, term=term, kills=kills
@@ -187,8 +191,8 @@ def _rounds_of_one(
         while True:
             while not ray.wait([stream], timeout=asking.pause)[0]:
                 asking.ask(coordinator)
-                if asking.silence > experiment.cluster.deadline:
-                    raise _Silent(f"no answer for {experiment.cluster.deadline:g} s")
+                if trouble := asking.trouble:
+                    raise _Silent(trouble)
             ref = next(stream, None)
             if ref is None:
                 return

@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
+import requests
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from codex_ray.cluster.doors import demand
 from codex_ray.cluster.packed_run import unpack
 from codex_ray.cluster.preflight import check_dashboard
 from codex_ray.cluster.strangers import Answer, knock_at_dashboard
@@ -32,6 +35,23 @@ RUNS: Final = '"${CODEX_RAY_RUNS:-$HOME/codex_ray_runs}"'
 """Where runs are kept on the head, as its shell reads it."""
 FETCHING: Final = 300.0
 """Seconds that the job which hands a run over may take."""
+ANSWER: Final = 60.0
+"""Seconds that the dashboard may leave a request without a byte of an answer."""
+QUIET: Final = 30.0
+"""Seconds without a line after which the job is asked whether it still runs."""
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]  # to mypy it is Any
+    """Ray's own, but that it waits for no answer for ever: a tunnel may be gone without a word."""
+
+    def _do_request(self, method: str, endpoint: str, **more: Any) -> requests.Response:
+        try:
+            return super()._do_request(method, endpoint, **{"timeout": ANSWER} | more)
+        except requests.RequestException as error:
+            raise ClusterError(
+                f"{self._address}: the dashboard does not answer ({type(error).__name__}): look at "
+                "the tunnel; a job goes on without it: codex-ray submit --attach JOB"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -42,11 +62,14 @@ class Jobs:
         client: that speaks with its dashboard.
         address: of the dashboard.
         overlooked: what is open about it, where somebody said that it may be.
+        insecure_local: whether that was said: then it is said to the jobs too, who look for
+            themselves, and their results tell what they overlooked.
     """
 
     client: Any
     address: str
     overlooked: tuple[str, ...] = ()
+    insecure_local: bool = False
 
     @classmethod
     def at(cls, address: str, *, insecure_local: bool = False) -> Jobs:
@@ -70,11 +93,12 @@ class Jobs:
                 "ray dashboard cluster.yaml"
             )
         bearer = {} if token is None else {"Authorization": f"Bearer {token.secret}"}
+        demand("disabled" if token is None else "token")  # Ray's client refuses to go without
         try:
-            client = JobSubmissionClient(address, headers=bearer)
+            client = _Client(address, headers=bearer)
         except (ConnectionError, RuntimeError) as error:
             raise ClusterError(f"{address}: {error}") from error
-        return cls(client, address, tuple(found))
+        return cls(client, address, tuple(found), insecure_local)
 
     def submit(self, file: Path, overrides: Sequence[str], *, folder: Path | None = None) -> str:
         """The name of a new job that runs the experiment in `file`.
@@ -97,6 +121,8 @@ class Jobs:
             else:
                 raise ConfigError(f"{file}: is not in {folder}, which is what the job gets")
             settings = [*overrides, "cluster.address=auto"]
+            if self.insecure_local:
+                settings.append("cluster.insecure_local=true")
             words = " ".join(f"--set {shlex.quote(one)}" for one in settings)
             out = f"{RUNS}/{name}"
             command = f"codex-ray run {shlex.quote(str(inside))} {words} --out {out}"
@@ -107,11 +133,11 @@ class Jobs:
         """Whether the job succeeded, once it has ended; what it prints is said meanwhile.
 
         Raises:
-            ClusterError: there is no such job.
+            ClusterError: there is no such job, or nobody answers any more.
         """
         try:
             asyncio.run(self._tail(name, say))
-        except RuntimeError as error:
+        except (RuntimeError, aiohttp.ClientError) as error:
             raise ClusterError(f"{name}: {error}") from None
         return self._ended(name) == JobStatus.SUCCEEDED
 
@@ -147,8 +173,21 @@ class Jobs:
             raise ClusterError(f"{self.address}: the job was not taken: {error}") from error
 
     async def _tail(self, name: str, say: Callable[[str], None]) -> None:
-        async for lines in self.client.tail_job_logs(name):
-            say(lines)
+        """Says what comes; where nothing does, it is asked whether anybody is there to say it."""
+        log, ended = aiter(self.client.tail_job_logs(name)), False
+        while True:
+            coming = asyncio.ensure_future(anext(log))
+            try:
+                while not (await asyncio.wait({coming}, timeout=QUIET))[0]:
+                    if ended:  # it was the time before too: its last lines are lost on the way
+                        return
+                    status = await asyncio.to_thread(self.client.get_job_status, name)
+                    ended = status.is_terminal()
+                say(coming.result())
+            except StopAsyncIteration:
+                return
+            finally:
+                coming.cancel()
 
     def _ended(self, name: str, *, patience: float = 60.0) -> JobStatus:
         """How a job has ended, which may be known a moment after its last line."""

@@ -6,7 +6,9 @@ And that a coordinator is lost, which it cannot write into the run's log itself.
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,15 @@ PAUSE: Final = 1.0
 """Seconds without a round after which the coordinator is asked, and then again and again."""
 PATIENCE: Final = 0.5
 """Seconds for its answer: whoever has none then waits for the next one."""
+STUCK: Final = 10.0
+"""Deadlines without any progress after which a coordinator that does answer counts as lost.
+
+A trip that makes none is at the next thing after two: one for a host that is silent, one for all of
+them to come back. The rest is for what no deadline is about: an evaluation, a release, a checkpoint
+that a slow store takes.
+"""
+LEAST: Final = 3600.0
+"""Seconds that this is at the least, whatever the deadline of hosts."""
 
 
 class Asking:
@@ -32,26 +43,52 @@ class Asking:
 
     pause = PAUSE
 
-    def __init__(self, directory: Path) -> None:
-        """Tells of it in a run directory."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        deadline: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Tells of it in a run directory.
+
+        Args:
+            directory: of the run.
+            deadline: seconds after which a coordinator that gives no answer counts as lost.
+            clock: tells seconds.
+        """
         self._directory = directory
+        self._deadline = deadline
+        self._clock = clock
         self._asked: Any = None
         self._since = 0.0
+        self._at: tuple[object, ...] = ()
+        self._changed = math.inf
 
     @property
-    def silence(self) -> float:
-        """Seconds since the question that the coordinator has not answered."""
-        return 0.0 if self._asked is None else time.monotonic() - self._since
+    def trouble(self) -> str:
+        """In words why the coordinator counts as lost; empty: it does not."""
+        if self._asked is not None and self._clock() - self._since > self._deadline:
+            return f"no answer for {self._deadline:g} s"
+        patience = max(LEAST, STUCK * self._deadline)
+        if self._clock() - self._changed > patience:
+            round, stage, *_ = self._at
+            return f"at {stage or 'the start'} of round {round} for {patience:g} s"
+        return ""
 
     def ask(self, coordinator: Any) -> None:
         """Asks, and tells what was answered; a coordinator that is lost gives no answer."""
         if self._asked is None:
-            self._asked, self._since = coordinator.status.remote(), time.monotonic()
+            self._asked, self._since = coordinator.status.remote(), self._clock()
         if not ray.wait([self._asked], timeout=PATIENCE)[0]:
             return
         answer, self._asked = self._asked, None
         with suppress(RayError, RunDirectoryError):
-            Underway.of(ray.get(answer)).write(self._directory)
+            now = Underway.of(ray.get(answer))
+            at = (now.round, now.stage, now.asked, now.heard, now.away)
+            if at != self._at:
+                self._at, self._changed = at, self._clock()
+            now.write(self._directory)
 
     def close(self) -> None:
         """Nothing is under way any more."""

@@ -30,7 +30,7 @@ from codex_ray.cluster.chaos_findings import (
     differences,
 )
 from codex_ray.cluster.chaos_table import death_table, growth_table, recovery_table, verdict
-from codex_ray.cluster.chaos_watch import MIB, Growth, Life, Watch, growth
+from codex_ray.cluster.chaos_watch import MIB, ROLES, Growth, Life, Watch, growth
 from codex_ray.cluster.doors import session_folder
 from codex_ray.cluster.kills import TRIPS_FILE, Kill, Kills, Trip, Whom
 from codex_ray.cluster.processes import descendants, processes, using
@@ -166,7 +166,11 @@ def test_a_dead_coordinators_own_trips_are_no_recovery(tmp_path: Path) -> None:
     trips = [(50, 2, Stage.TRAIN, 9.9, 10.1, ""), (60, 2, Stage.TRAIN, 12.0, 13.0, "")]
     kills = logged(tmp_path, one, at=10.0, pids=[50], trips=trips)
     death = death_of(one, kills, run=1, hosts=2, staffed=[])
-    assert (death.recovered, death.back) == (3.0, None)
+    assert (death.recovered, death.back, death.ready) == (3.0, None, False)
+    waiting = [(9.0, frozenset({60})), (10.1, frozenset[int]())]
+    assert death_of(one, kills, run=1, hosts=2, staffed=[], waiting=waiting).ready
+    late = [(9.0, frozenset({60})), (9.5, frozenset[int]()), (10.1, frozenset({61}))]
+    assert death_of(one, kills, run=1, hosts=2, staffed=[], waiting=late).ready is False
     assert death_of(kill(2, 3, "train", "host"), kills, run=1, hosts=2, staffed=[]).at is None
 
 
@@ -212,9 +216,31 @@ def test_a_coordinator_is_one_from_its_first_round_on(monkeypatch: pytest.Monkey
             watch.look(driver=0, told=told)
         (life,) = watch.lives
         assert life.role == "coordinator" and [at for at, _ in life.samples] == [2, 3, 4]
+        assert [pids for _, pids in watch.waiting] == [frozenset()]
     finally:
         child.kill()
         child.wait()
+
+
+def test_one_that_waits_is_seen_when_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(30)"]
+    children = [subprocess.Popen(command) for _ in range(2)]
+    (works, _), names = children, dict[int, str]()
+    monkeypatch.setattr(chaos_watch, "title_of", lambda pid: names.get(pid, ""))
+    try:
+        watch = Watch()
+        for titles in (("run", "__init__"), ("run", "build"), ("run", ""), ("", "run")):
+            for child, title in zip(children, titles, strict=True):
+                names[child.pid] = f"ray::CoordinatorServer.{title}".rstrip(".")
+            watch.look(driver=0, told=0)
+        # Not while it is built, and not while it takes over; nor is it one that was at work.
+        waiting = [pids for _, pids in watch.waiting]
+        assert waiting == [frozenset(), frozenset({children[1].pid}), frozenset()]
+        assert works.pid not in waiting[1]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 def test_a_watch_sees_the_driver_and_its_memory_once_a_round() -> None:
@@ -272,7 +298,23 @@ def test_all_is_well_only_if_every_kill_was_done_and_every_run_ended_the_same() 
     assert not replace(FINDINGS, left=("process 7",)).ok
     grew = Growth("host", 1, 30, slope=1.2, worst=1.2)
     assert not replace(FINDINGS, growth=(grew,)).ok
-    assert replace(FINDINGS, growth=(replace(grew, slope=0.2),)).ok
+    flat = replace(grew, slope=0.2)
+    assert replace(FINDINGS, growth=(flat,)).ok
+    # A soak that was too short to tell of somebody's memory has shown nothing of it.
+    short = replace(FINDINGS, growth=(flat,), soak=True)
+    assert short.untold == ("driver", "coordinator") and not short.ok
+    assert not replace(short, growth=()).ok
+    assert replace(short, growth=tuple(replace(flat, role=role) for role in ROLES)).ok
+
+
+def test_each_kill_has_its_bar() -> None:
+    """Late is one that took longer; a driver is resumed by whoever looks after it."""
+    host, node = FINDINGS.deaths
+    assert (host.bar, host.late) == (5.0, False) and (node.bar, node.late) == (10.0, True)
+    driver = Death(kill(3, 3, "train", "driver"), 1, at=3.0, recovered=99.0)
+    assert (driver.bar, driver.late) == (None, False)
+    told = FINDINGS.to_json()["kills"]
+    assert [(one["bar"], one["late"]) for one in told] == [(5.0, False), (10.0, True)]
 
 
 def test_the_tables_say_it() -> None:
@@ -286,6 +328,7 @@ def test_the_tables_say_it() -> None:
     text = console.export_text()
     assert "before train" in text and "node of smallest host" in text
     assert "11.0 s" in text and "+0.250" in text
+    assert "1 of 2 that have a bar went on within it" in text
     assert "2 of 2: the same model" in text and "left behind: nothing" in text
     plain = soaked.to_json()
     assert plain["recovery"]["node"] == {"kills": 1, "median": 11.0, "worst": 11.0, "bar": 10.0}
@@ -320,6 +363,11 @@ def test_the_experiment_has_every_trip_in_every_round(tmp_path: Path) -> None:
     assert alone.model_sha256 == quiet.result.model_sha256
 
 
+def late(findings: Findings) -> list[Death]:
+    """Kills over their bars, but for coordinators in whose place none was ready yet."""
+    return [death for death in findings.deaths if death.late and death.ready is not False]
+
+
 def findings_of(tmp_path: Path, plan: ChaosPlan, **overrides: Any) -> Findings:
     experiment = experiment_from(load_yaml(CHAOS) | overrides)
     return chaos(experiment, plan, folder=tmp_path / "out", watch=lambda _: None)
@@ -328,7 +376,7 @@ def findings_of(tmp_path: Path, plan: ChaosPlan, **overrides: Any) -> Findings:
 @pytest.mark.slow
 def test_one_of_each_kind_on_three_nodes(tmp_path: Path) -> None:
     findings = findings_of(tmp_path, ChaosPlan(kills=8, seed=1))
-    assert findings.ok, findings.to_json()
+    assert findings.ok and not late(findings), findings.to_json()
 
 
 @pytest.mark.slow
@@ -366,11 +414,13 @@ def test_ctrl_c_ends_what_was_started(tmp_path: Path) -> None:
 def test_fifty_kills_change_nothing(tmp_path: Path) -> None:
     findings = findings_of(tmp_path, ChaosPlan(kills=50))
     assert findings.ok and findings.survived == 50, findings.to_json()
+    assert not late(findings), late(findings)
 
 
 @pytest.mark.slow
 def test_a_soak_stays_flat_and_leaves_nothing(tmp_path: Path) -> None:
     findings = findings_of(tmp_path, ChaosPlan(soak=True), rounds=300)
     assert findings.ok and findings.rounds == 300, findings.to_json()
-    assert {one.role for one in findings.growth} == {"driver", "coordinator", "host"}
-    assert findings.left == ()
+    assert {one.role for one in findings.growth} == set(ROLES)
+    assert findings.left == () and not late(findings), late(findings)
+    assert all(death.ready for death in findings.deaths if death.kill.whom == "coordinator")

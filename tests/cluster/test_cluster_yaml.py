@@ -6,11 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from codex_ray.cluster.certificates import NodeFiles, issue, make_authority
@@ -147,11 +150,86 @@ def test_closed_sh_sets_token_and_tls_whole_and_stops_where_they_are_not_in_orde
     assert "others may read it" in words and "started" not in words
 
 
-def test_what_is_private_or_large_is_left_behind() -> None:
-    ignored = Path(".rayignore").read_text().splitlines()
-    assert {".git/", ".venv/", "runs/", "data/", "*.pem", "auth_token"} <= set(ignored)
-    context = Path(".dockerignore").read_text().splitlines()
-    assert "*" in context and "**/*.pem" in context
+PACKAGE = [
+    file
+    for folder in ("codex_ray", "experiments", "cluster")
+    for file in Path(folder).rglob("*")
+    if file.is_file() and "__pycache__" not in file.parts
+]
+TOP = [Path("pyproject.toml"), Path("README.md"), Path("LICENSE")]
+PRIVATE = [
+    *(Path("data/patients.csv"), Path("runs/q-001/checkpoint/round-000001.safetensors")),
+    *(Path(".git/config"), Path(".venv/bin/python"), Path("keys/node-key.pem")),
+]
+
+
+def _left_by_rsync(patterns: list[str]) -> Callable[[Path], bool]:
+    """What `rsync --exclude` of each leaves: a slash in front is the top of what is sent."""
+    assert all(re.fullmatch(r"(/|\*\*/)[^/\[?]+", pattern) for pattern in patterns), patterns
+
+    def left(file: Path) -> bool:
+        return any(
+            fnmatch(file.parts[0], pattern[1:])
+            if pattern.startswith("/")
+            else any(fnmatch(part, pattern.removeprefix("**/")) for part in file.parts)
+            for pattern in patterns
+        )
+
+    return left
+
+
+def _left_by_ray() -> Callable[[Path], bool]:
+    """What Ray itself leaves of a job's working directory."""
+    rules = get_excludes_from_ignore_files(Path(), include_gitignore=True)
+    return lambda file: any(rule(file) for rule in rules)
+
+
+def _left_by_docker() -> Callable[[Path], bool]:
+    """What `docker build` does not see: of the lines that name a file or a folder above it, the
+    last one counts, and each begins at the top."""
+    lines = [line for line in Path(".dockerignore").read_text().splitlines() if line[0] != "#"]
+
+    def left(file: Path) -> bool:
+        found = False
+        above = [str(one) for one in (file, *file.parents)][:-1]
+        for line in lines:
+            pattern = line.removeprefix("!")
+            deep = pattern.startswith("**/")
+            names = [Path(one).name for one in above] if deep else above
+            if any(
+                fnmatch(name, pattern.removeprefix("**/"))
+                and (deep or name.count("/") == pattern.count("/"))
+                for name in names
+            ):
+                found = not line.startswith("!")
+        return found
+
+    return left
+
+
+@pytest.mark.parametrize(
+    ("tool", "left", "whole"),
+    [
+        *((str(file), _left_by_rsync(read(file)["rsync_exclude"]), PACKAGE) for file in FILES),
+        ("ray", _left_by_ray(), PACKAGE),
+        ("docker", _left_by_docker(), [one for one in PACKAGE if one.parts[0] != "cluster"]),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_the_whole_package_goes_along_and_nothing_private_or_large(
+    tool: str, left: Callable[[Path], bool], whole: list[Path]
+) -> None:
+    assert len(PACKAGE) > 300 and Path("codex_ray/data/__init__.py") in PACKAGE
+    assert [str(file) for file in whole + TOP if left(file)] == []
+    assert [str(file) for file in PRIVATE if not left(file)] == []
+    assert not left(Path("cluster/requirements.lock")), tool
+
+
+def test_the_tokens_own_mount_is_not_left_behind() -> None:
+    """The launcher's list is for every mount, and a file that is sent alone is at the top."""
+    for file in FILES:
+        assert not _left_by_rsync(read(file)["rsync_exclude"])(Path("auth_token"))
+    assert "auth_token" in Path(".rayignore").read_text().splitlines()
 
 
 def test_the_image_runs_as_nobody_special() -> None:

@@ -16,6 +16,9 @@ import yaml
 
 from codex_ray.cluster.certificates import NodeFiles
 from codex_ray.cluster.serve_import import application, read_arguments
+from codex_ray.serving.front import BODY_BYTES
+from codex_ray.serving.limits import Limits
+from codex_ray.serving.ray_serve import TOLD
 
 FOLDER = Path("cluster/kuberay")
 SCHEMA = json.loads(Path("tests/vectors/kuberay_v1.json").read_text())
@@ -198,10 +201,19 @@ def test_what_is_served_is_ours_and_its_files_are_where_every_pod_has_them() -> 
             assert any(str(path) == mount or Path(mount) in path.parents for mount in mounts)
 
 
+def test_serve_is_told_there_what_it_is_told_by_the_command() -> None:
+    for pod in pods("ray-service"):
+        given = {it["name"]: it.get("value") for it in pod["spec"]["containers"][0]["env"]}
+        assert TOLD.items() <= given.items()
+        assert given[BODY_BYTES] == str(Limits().body_bytes)
+
+
 def test_the_three_have_one_cluster_between_them() -> None:
     own = {"runs", "models", "given", "access"}
     for name in ("ray-job", "ray-service"):
         found = cluster(name)
+        for holder in (found["autoscalerOptions"], *_containers(found)):
+            holder["env"] = [it for it in holder["env"] if it["name"] not in {*TOLD, BODY_BYTES}]
         for pod in (found["headGroupSpec"], *found["workerGroupSpecs"]):
             spec = pod["template"]["spec"]
             ray = spec["containers"][0]
@@ -209,6 +221,11 @@ def test_the_three_have_one_cluster_between_them() -> None:
             for part in ("volumes", "initContainers"):
                 spec[part] = [it for it in spec[part] if it["name"] not in own]
         assert found == cluster("ray-cluster")
+
+
+def _containers(found: dict[str, Any]) -> list[dict[str, Any]]:
+    groups = (found["headGroupSpec"], *found["workerGroupSpecs"])
+    return [group["template"]["spec"]["containers"][0] for group in groups]
 
 
 def test_the_policy_stands_before_every_pod_and_lets_only_the_cluster_in() -> None:

@@ -146,6 +146,20 @@ except ClusterError as error:
 """
 
 
+JOINED_BEFORE = """
+import sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+from codex_ray.cluster.session import ray_session
+from codex_ray.errors import ClusterError
+try:
+    with ray_session("auto", insecure_local=sys.argv[2] == "said") as overlooked:
+        print("in", *overlooked, sep="|")
+except ClusterError as error:
+    print("out", error, sep="|")
+"""
+
+
 @pytest.fixture(scope="module")
 def open_head() -> Iterator[RealHead]:
     """A head as `ray start` leaves it where nobody asked for a token."""
@@ -175,6 +189,24 @@ def test_an_open_head_is_joined_only_if_it_is_said(open_head: RealHead) -> None:
             check=False,
         )
         assert words in done.stdout, (said, done.stdout, done.stderr[-500:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "words"), [("", "out|RAY_AUTH_MODE is"), ("said", "in|RAY_AUTH_MODE is disabled")]
+)
+def test_an_open_head_that_the_caller_has_joined_is_refused_too(
+    open_head: RealHead, said: str, words: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", JOINED_BEFORE, open_head.address, said],
+        env=open_head.environment() | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert words in done.stdout, (said, done.stdout, done.stderr[-500:])
 
 
 def _with_token(head: RealHead) -> dict[str, str]:

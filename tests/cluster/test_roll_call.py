@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -186,6 +187,42 @@ def test_a_host_that_cannot_be_built_says_why(start: Callable[..., Any]) -> None
         RollCall([start(fails=True)], another=lambda _: start()).wait(at_least=1, deadline=NEEDED)
 
 
+def test_the_others_go_on_without_a_host_that_cannot_be_built_any_more(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that comes late, or in place of another, may be on a node that lacks something."""
+    tried, unbuilt = list[int](), start(fails=True)
+
+    def another(number: int) -> Any:
+        tried.append(number)
+        return unbuilt  # each of them says the same
+
+    roll = RollCall([start(), unbuilt], another=another)
+    roll._entries[1].again = math.inf  # its node is not there yet
+    roll.wait(at_least=1, deadline=NEEDED)
+    roll._entries[1].again = 0.0
+    with pytest.raises(ClusterError, match="host 1 cannot be built: DataError: client 3: has no"):
+        roll.wait(at_least=2, deadline=NEEDED)
+    assert tried == [1] * REPLACED and roll.present == [0] and roll.away == [1]
+    assert "has no file: the run goes on without it" in caplog.messages[-1]
+    assert roll.wait(at_least=1, deadline=NEEDED) == []
+    ray.get(roll.actor(0).handle.remote(roll.ticket(0), parcel(1)))
+    # When the last one cannot be built either, nobody is left.
+    roll.lost(0, "killed")
+    roll._entries[0].actor = unbuilt
+    with pytest.raises(ClusterError, match="host 0 cannot be built: DataError: client 3: has no"):
+        roll.wait(at_least=1, deadline=NEEDED)
+
+
+@pytest.mark.slow
+def test_one_who_takes_over_does_without_a_host_that_cannot_be_built(
+    start: Callable[..., Any],
+) -> None:
+    roll = RollCall([start(fails=True), start()], term=1, another=lambda _: start())
+    roll.wait(at_least=2, deadline=NEEDED)  # another was built in its place
+    assert roll.present == [0, 1]
+
+
 @pytest.mark.parametrize("deadly", [[39], [0, 20, 39]])
 def test_whoever_was_trained_on_a_lost_host_is_trained_elsewhere(
     start: Callable[..., Any], tmp_path: Path, deadly: list[int]
@@ -253,7 +290,7 @@ def test_who_is_done_is_kept_unless_the_round_still_asks_something() -> None:
     """A summand that came is not asked for twice; who has to be asked again starts over."""
     done, trained = Enrolled().to_frame(), Trained(b"").to_frame()
     for asked_again in (False, True):
-        trip = Trip(Stage.TRAIN, {}, None, [], pool=Pool([], Costs(4), hosts=1))
+        trip = Trip(Stage.TRAIN, {}, {}, [], pool=Pool([], Costs(4), hosts=1))
         trip.asked_again = asked_again
         trip.inbox = {0: done, 1: trained, 2: trained}
         trip.done = {0: [(0, 1)], 1: [(2,)]}

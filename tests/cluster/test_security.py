@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]  # it has no types
 import pytest
 import requests
 from real_head import RealHead, asked, closed_head, family, listening
@@ -18,7 +19,13 @@ from real_head import RealHead, asked, closed_head, family, listening
 import codex_ray
 from codex_ray.cluster.certificates import NodeFiles, issue, make_authority
 from codex_ray.cluster.preflight import check_dashboard, check_joining
-from codex_ray.cluster.strangers import CLIENT_METHOD, Answer, knock, knock_at_dashboard
+from codex_ray.cluster.strangers import (
+    CLIENT_METHOD,
+    GCS_METHOD,
+    Answer,
+    knock,
+    knock_at_dashboard,
+)
 from codex_ray.cluster.token import Token, read_token
 from codex_ray.config import experiment_from, to_yaml
 from codex_ray.errors import ClusterError
@@ -66,8 +73,19 @@ def test_http_without_a_token_or_with_a_wrong_one_is_refused(head: RealHead) -> 
 
 
 def test_plaintext_grpc_is_refused_even_with_the_token(head: RealHead) -> None:
-    for port in (head.port, head.client):
-        assert knock("127.0.0.1", port, token=token_of(head)) is Answer.CERTIFICATE
+    """A call in the clear gets nowhere, and we send none: a knock looks for TLS first."""
+    bearer = (("authorization", f"Bearer {token_of(head).secret}"),)
+    for port, method in ((head.port, GCS_METHOD), (head.client, CLIENT_METHOD)):
+        with (
+            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+            pytest.raises(grpc.RpcError) as refused,
+        ):
+            channel.unary_unary(method)(b"", timeout=30, metadata=bearer)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE, refused.value
+        right = knock("127.0.0.1", port, token=token_of(head), files=head.files, method=method)
+        assert right is Answer.WELCOME
+        knocked = knock("127.0.0.1", port, token=token_of(head), method=method)
+        assert knocked is Answer.CERTIFICATE
 
 
 def test_grpc_with_a_certificate_of_another_authority_is_refused(
