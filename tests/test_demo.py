@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import codex_ray
 from codex_ray.bench.heart_disease_twin import write_twin
+from codex_ray.bench.small_runs import SERVED
 from codex_ray.cli import main
-from codex_ray.cli.pipeline import read_description
+from codex_ray.cli.pipeline import Described, _promote, read_description
 from codex_ray.config import experiment_from
 from codex_ray.errors import ConfigError
 from codex_ray.records.keys import FOLDER_VARIABLE, make_keys, read_signing_key
@@ -57,7 +60,8 @@ def test_one_file_goes_from_raw_records_to_a_promoted_model(
     assert served.certificate is not None and served.data_card is not None and not served.unsafe
     assert served.config["data"]["path"] == str(Path("way") / "prepared")
     model = Source(place / "models", (key.public,), "heart_disease").open().load()
-    assert "age" in model.schema.names and "num" not in model.schema.names
+    assert "thalach" in model.schema.names and "num" not in model.schema.names
+    assert "age" not in model.schema.names  # generalised, and every record is protected
 
 
 def test_a_file_that_is_taken_or_has_no_key_ends_before_anything_runs(
@@ -84,7 +88,30 @@ def test_raw_records_that_cannot_be_used_train_nothing(
     make_keys(place / "keys")
     assert main([*words(place), "--out", "way"]) != 0
     assert "hungarian.data, row 295, column 'age'" in " ".join(capsys.readouterr().err.split())
-    assert not (place / "way" / "run").exists() and not (place / "way" / "prepared").exists()
+    assert not (place / "way").exists()  # and so the same command may be given again
+
+
+def test_what_is_promoted_is_the_runs_own_version(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = make_keys(place / "keys")
+    registry = Registry.create(place / "models", key=key)
+    codex_ray.run(SERVED | {"rounds": 1}, out=place / "ours")
+    theirs = Path(shutil.copytree(place / "ours", place / "theirs"))
+    result = json.loads((theirs / "result.json").read_text())
+    (theirs / "result.json").write_text(json.dumps(result | {"metrics": {"accuracy": 0.5}}))
+    for run in ("ours", "theirs"):  # the second one by somebody else, before we promote
+        registry.register(place / run, "heart")
+    given: list[str] = []
+
+    def step(_: str, words: list[str]) -> int:
+        given.extend(words)
+        return 0
+
+    monkeypatch.setattr("codex_ray.cli.pipeline._step", step)
+    described = Described(place, place, {}, "heart", "staging", {})
+    assert _promote(described, place / "ours", place / "models") == 0
+    assert given[:3] == ["models", "promote", "heart@1"]
 
 
 @pytest.mark.parametrize(

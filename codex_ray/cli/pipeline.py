@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,15 +90,14 @@ def _pipeline(arguments: argparse.Namespace) -> int:
     # found needs the records, and so comes later.
     noise = {".".join((*place, "noise_multiplier")): 1.0 for place in asked(described.experiment)}
     experiment_from(override(described.experiment, noise))
-    out.mkdir(parents=True)
     prepared, run = out / "prepared", out / "run"
-    schema, experiment = _written(described, out, prepared)
-    if status := _step("prepare", ["data", "prepare", str(schema), "--out", str(prepared)]):
+    status, experiment = _prepared(described, out, prepared)
+    if status:
         return status
     training = ["run", str(experiment), "--out", str(run), "--register", described.name]
     if status := _step("train and register", [*training, "--registry", str(registry)]):
         return status
-    if status := _promote(described, registry):
+    if status := _promote(described, run, registry):
         return status
     serving = _serving(described, registry)
     if arguments.serve:
@@ -141,6 +141,22 @@ def read_description(file: Path, overrides: Mapping[str, Any]) -> Described:
     )
 
 
+def _prepared(described: Described, out: Path, prepared: Path) -> tuple[int, Path]:
+    """The exit status of the first step, and the experiment for the next; `out` is new.
+
+    Where the records cannot be prepared it is gone again, and the same command may be given anew.
+    """
+    out.mkdir(parents=True)
+    status = 1
+    try:
+        schema, experiment = _written(described, out, prepared)
+        status = _step("prepare", ["data", "prepare", str(schema), "--out", str(prepared)])
+    finally:
+        if status:
+            shutil.rmtree(out)
+    return status, experiment
+
+
 def _written(described: Described, out: Path, prepared: Path) -> tuple[Path, Path]:
     """The schema with the raw files that are meant, and the experiment with the prepared ones.
 
@@ -176,12 +192,14 @@ def _shown(words: Sequence[str]) -> str:
     return shlex.join(["codex-ray", *words])
 
 
-def _promote(described: Described, registry: Path) -> int:
+def _promote(described: Described, run: Path, registry: Path) -> int:
+    """The exit status of promoting the run's own version, whoever else registered one since."""
     from codex_ray.cli.registry_options import own_key
     from codex_ray.registry import Registry
 
-    last = Registry.open(registry, trusted=(), key=own_key()).versions(described.name)[-1]
-    words = ["models", "promote", last.label, "--stage", described.stage]
+    opened = Registry.open(registry, trusted=(), key=own_key())
+    version = opened.register(run, described.name).version  # it is there: a run is one version
+    words = ["models", "promote", version.label, "--stage", described.stage]
     return _step("promote", [*words, "--registry", str(registry)])
 
 

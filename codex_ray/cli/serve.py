@@ -48,14 +48,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _alone(settings: Settings, source: Source, book: Path, listening: Listening, said: str) -> int:
     from codex_ray.serving.application import Application
-    from codex_ray.serving.budgets import Book, lend_here
+    from codex_ray.serving.budgets import Book, LentHere
     from codex_ray.serving.local import make_server
 
     models = source.open()
     models.load()  # what cannot be served is said now, and in words
     kept = Book(book)
     try:
-        server = make_server(Application(settings, models, lend=lend_here(kept)), listening)
+        server = make_server(Application(settings, models, lend=LentHere(kept)), listening)
         print(said, flush=True)
         # uvicorn says it once more when all is answered, of a SIGTERM too.
         with suppress(KeyboardInterrupt), sigterm_as_interrupt():

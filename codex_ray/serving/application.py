@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from codex_ray.errors import InputError
 from codex_ray.records.keys import TrustedKey
@@ -33,6 +34,8 @@ from codex_ray.serving.policy import DEFAULT, Policy
 from codex_ray.serving.tokens import TokenReader
 
 LOG = logging.getLogger(__name__)
+GIVING_BACK: Final = 5.0
+"""Seconds for what a server that stops has left of budgets; the lender may be away."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Application:
         self._keys = WatchedKeys(settings.keys)
         self.live = Live(models, batch=settings.batch, seconds=settings.batch_seconds, timer=timer)
         self.tally = Tally()
+        self._budgets = Budgets(lend)
         self._log = AccessLog(
             settings.log, secret=settings.secret, clock=clock, most=settings.log_bytes
         )
@@ -125,7 +129,7 @@ class Application:
             policy=settings.policy,
             resource=self._resource,
             limits=settings.limits,
-            budgets=Budgets(lend),
+            budgets=self._budgets,
             tally=self.tally,
             log=self._log,
             timer=timer,
@@ -148,11 +152,13 @@ class Application:
         ]
 
     async def stop(self) -> None:
-        """Ends what `start` began."""
+        """Ends what `start` began, and gives back what is left of lent budgets."""
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        with suppress(Exception):  # what cannot be given back is lost, as in a crash
+            await asyncio.wait_for(self._budgets.give_back(), GIVING_BACK)
         self.live.close()
         self._log.close()
 

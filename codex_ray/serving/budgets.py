@@ -2,8 +2,9 @@
 
 A model can be copied, and its training records probed for, by asking often enough; a rate only
 says how long that takes. So a budget does not refill. It is lent out in small pieces: a server
-asks the file once for several records, and what it had borrowed when it died is gone. Never is
-more answered than the budget; a crash may lose up to a piece for each server.
+asks the file once for several records, and gives back what it has left when it is stopped. What it
+had borrowed when it died is gone. Never is more answered than the budget; a crash may lose up to a
+piece for each server.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 from codex_ray.errors import InputError
 from codex_ray.serving.http import Refused, later
@@ -25,9 +27,23 @@ LARGEST_PIECE: Final = 256
 PIECES: Final = 100
 """A budget is lent in about so many pieces, so that a crash loses about a hundredth of it."""
 
-Lend: TypeAlias = Callable[[str, int, int], Awaitable[int]]
-"""(account, how many records at least, the whole budget) -> how many are lent; 0 says that it has
-not so many, and nothing else: who cannot tell raises `unreachable`."""
+
+class Lend(Protocol):
+    """Where a server borrows."""
+
+    async def __call__(self, account: str, least: int, budget: int) -> int:
+        """How many records are lent, `least` or more; 0: the whole budget has not so many left.
+
+        Raises:
+            Refused: 503, nobody can tell now.
+        """
+
+    async def give_back(self, account: str, records: int) -> None:
+        """Takes back what was lent and not used.
+
+        Raises:
+            Refused: 503, nobody can tell now whether it did.
+        """
 
 
 class Book:
@@ -84,6 +100,18 @@ class Book:
             raise
         return given
 
+    def give_back(self, account: str, records: int) -> None:
+        """Takes back so many records of what an account has been lent. From any thread.
+
+        Raises:
+            sqlite3.Error: others hold the file for long, or the disk refuses.
+        """
+        with self._lock:
+            self._database.execute(
+                "UPDATE lent SET records = max(0, records - ?) WHERE account = ?",
+                (records, account),
+            )
+
     def lent(self, account: str) -> int:
         """How many records an account has been lent."""
         found = self._database.execute(
@@ -103,6 +131,7 @@ class Budgets:
         self._lend = lend
         self._pieces: dict[str, int] = {}
         self._spent: dict[str, int] = {}
+        self._borrowing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def is_spent(self, account: str, budget: int) -> bool:
         """Whether it is known already that not one record is left of the account's budget."""
@@ -111,38 +140,66 @@ class Budgets:
     async def take(self, account: str, records: int, budget: int) -> bool:
         """Uses up so many records of the account; False, and nothing used, if it has not so many.
 
-        An account whose last records are lent to several servers is refused where they are not; no
-        piece is ever taken back.
+        An account whose last records are lent to several servers is refused where they are not,
+        until those are stopped.
 
         Raises:
             Refused: 503, nobody can tell now.
         """
-        while self._pieces.get(account, 0) < records:
-            missing = records - self._pieces.get(account, 0)
-            given = await self._lend(account, missing, budget)
-            if not given:
-                if missing == 1 == records:
-                    self._spent[account] = budget
-                return False
-            # Read again: another request of this account may have come by while this one waited.
-            self._pieces[account] = self._pieces.get(account, 0) + given
-        self._pieces[account] -= records
+        if not self._use(account, records):
+            # One at a time, or requests that come together would borrow a piece each.
+            async with self._borrowing.setdefault(account, asyncio.Lock()):
+                while not self._use(account, records):
+                    missing = records - self._pieces.get(account, 0)
+                    given = await self._lend(account, missing, budget)
+                    if not given:
+                        if missing == 1 == records:
+                            self._spent[account] = budget
+                        return False
+                    # Read again: another request may have used some while this one waited.
+                    self._pieces[account] = self._pieces.get(account, 0) + given
         return True
 
+    async def give_back(self) -> None:
+        """Gives back what is left of every piece; nothing is answered out of them any more.
 
-def lend_here(book: Book) -> Lend:
+        Raises:
+            Refused: 503, nobody can tell now: what was not given back is lost.
+        """
+        pieces, self._pieces = self._pieces, {}
+        for account, records in pieces.items():
+            if records:
+                await self._lend.give_back(account, records)
+
+    def _use(self, account: str, records: int) -> bool:
+        left = self._pieces.get(account, 0) - records
+        if left >= 0:
+            self._pieces[account] = left
+        return left >= 0
+
+
+@dataclass(frozen=True)
+class LentHere:
     """Lending from a book that this process has open: a write of about a millisecond.
 
     In another thread, because the disk, or another process, may take its time.
     """
 
-    async def lend(account: str, least: int, budget: int) -> int:
+    book: Book
+
+    async def __call__(self, account: str, least: int, budget: int) -> int:
+        """As `Lend`."""
         try:
-            return await asyncio.to_thread(book.lend, account, least, budget)
+            return await asyncio.to_thread(self.book.lend, account, least, budget)
         except sqlite3.Error:
             raise unreachable() from None
 
-    return lend
+    async def give_back(self, account: str, records: int) -> None:
+        """As `Lend`."""
+        try:
+            await asyncio.to_thread(self.book.give_back, account, records)
+        except sqlite3.Error:
+            raise unreachable() from None
 
 
 def unreachable() -> Refused:

@@ -14,6 +14,7 @@ import numpy as np
 
 from codex_ray.learning.models import Model
 from codex_ray.records.canonical import plain
+from codex_ray.records.certificate import Certificate
 from codex_ray.records.keys import TrustedKey
 from codex_ray.registry import PRODUCTION, Registry, RegistryError, ServedModel, Version, rebuild
 from codex_ray.registry.events import Switch
@@ -156,6 +157,7 @@ def _card(found: ServedModel) -> dict[str, Any]:
     card: dict[str, Any] = {
         "privacy": [claim.model_dump(mode="json") for claim in manifest.privacy]
         or f"no certificate: {manifest.uncertified}",
+        **({} if found.certificate is None else _guarantee(found.certificate)),
         "accuracy_on_test_set": {name: _rounded(value) for name, value in manifest.metrics.items()},
         "registered": found.version.registered,
         "signed_by": found.version.by,
@@ -163,10 +165,21 @@ def _card(found: ServedModel) -> dict[str, Any]:
         "data_card_sha256": manifest.data_card or "none: the data were not prepared",
         "code": manifest.code.codex_ray,
     }
-    if found.certificate is not None:
-        card["privacy_holds_against"] = sorted({it.against for it in found.certificate.claims})
-        card["assumes"] = sorted({said for it in found.certificate.claims for said in it.assumes})
     return dict(plain(card))
+
+
+def _guarantee(certificate: Certificate) -> dict[str, Any]:
+    """What the claims hold against, what they rest on, and what they say nothing of."""
+    gaps = [f"{it.what} ({it.severity.lower()}): {it.words}" for it in certificate.not_covered]
+    said: dict[str, Any] = {
+        "privacy_holds_against": sorted({it.against for it in certificate.claims}),
+        "assumes": sorted({said for it in certificate.claims for said in it.assumes}),
+        "no_epsilon_covers": gaps,
+        "updates": certificate.setting.protection,
+    }
+    if (figures := certificate.preparation) is not None:
+        said["features_scaled_by"] = f"{figures.source}: {figures.words}"
+    return said
 
 
 def _rounded(value: float) -> float:

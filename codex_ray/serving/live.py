@@ -68,6 +68,7 @@ class Live:
         self._timer = timer
         self._doubted: float | None = None
         self._looked = 0.0
+        self._suspected = False
         self._batch = batch
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="predict")
@@ -160,16 +161,22 @@ class Live:
         return self._doubted is not None and self._timer() - self._doubted > DOUBT
 
     async def _look_again(self) -> str | None:
-        """What is wrong now with the model that answers; None if nothing is, or it is too soon."""
+        """What is wrong now with the model that answers; None if nothing is, or it is too soon.
+
+        A disk may fail once: only what is wrong at the next refresh too is wrong.
+        """
         every = LOOK if self._failed is None else LOOK_FAILING
-        if self._current is None or self._timer() - self._looked < every:
+        soon = self._timer() - self._looked < every and not self._suspected
+        if self._current is None or soon:
             return None
         self._looked = self._timer()
         loop, identity = asyncio.get_running_loop(), self._current.served.identity
         try:
             await loop.run_in_executor(self._loading, self._models.check, identity)
         except Exception as error:
-            return _words(error)
+            self._suspected = not self._suspected
+            return None if self._suspected else _words(error)
+        self._suspected = False
         return None
 
     def _end(self, said: str) -> bool:
@@ -181,6 +188,7 @@ class Live:
 
     def _put(self, new: Current) -> None:
         self._failed = None
+        self._suspected = False
         self._looked = self._timer()
         self.swaps += self._current is not None
         self._before, self._current = self._current, new

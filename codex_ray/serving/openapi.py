@@ -31,6 +31,8 @@ def document(served: Served) -> dict[str, Any]:
         "paths": {
             "/v1/predict": {"post": _predict(served)},
             "/v1/card": {"get": _got("card", "The model's card: its privacy above all.")},
+            "/v1/model": {"get": _got("weights", "The weights.", kind="application/octet-stream")},
+            "/openapi.json": {"get": _got("openapi", "This description.")},
             "/metrics": {"get": _got("metrics", "Figures for Prometheus.", kind="text/plain")},
             "/healthz": {"get": _got("healthz", "Whether the server runs.", open_to_all=True)},
             "/readyz": {"get": _got("readyz", "Whether it has a model.", open_to_all=True)},

@@ -55,8 +55,10 @@
     const facts = by("facts");
     facts.replaceChildren();
     const pairs = [["model", card.model], ["version", card.version], ...flat(card.card, "", [])];
+    let before = null;
     for (const [name, value] of pairs) {
-      make("dt", name, facts);
+      if (name !== before) make("dt", name, facts);
+      before = name;
       make("dd", value, facts);
     }
     by("title").textContent = card.model + ", version " + card.version;

@@ -15,7 +15,7 @@ from torch import nn
 from codex_ray.errors import CodexRayError
 from codex_ray.learning.models import Model
 from codex_ray.serving.application import Application, Settings
-from codex_ray.serving.budgets import Book, lend_here
+from codex_ray.serving.budgets import Book, LentHere
 from codex_ray.serving.inputs import Input, Inputs
 from codex_ray.serving.key_file import KeyFile
 from codex_ray.serving.model import Served
@@ -132,7 +132,7 @@ class House:
             **{"follow_seconds": 0.01, "log": self.folder / "access.jsonl"} | self.changes,
         )
         return Application(
-            settings, self.shelf, lend=lend_here(self.book), clock=self.clock, timer=self.clock
+            settings, self.shelf, lend=LentHere(self.book), clock=self.clock, timer=self.clock
         )
 
     def ask(self, *requests: Coroutine[Any, Any, Said]) -> list[Said]:

@@ -20,10 +20,11 @@ from asking import GOOD, House, call, receiving
 
 from codex_ray.bench.serving_load import Answers
 from codex_ray.cluster.certificates import NodeFiles, issue, make_authority
+from codex_ray.cluster.inherited import environment
 from codex_ray.errors import ClusterError, InputError
 from codex_ray.serving.front import READ, Front
 from codex_ray.serving.local import Listening
-from codex_ray.serving.ray_serve import environment, free_ports, haproxy_mode
+from codex_ray.serving.ray_serve import free_ports, haproxy_mode
 from codex_ray.serving.terminator import terminator
 
 

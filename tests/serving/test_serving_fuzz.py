@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 from asking import GOOD, House
-from test_serving_tokens import KEY, REFUSED
+from test_serving_tokens import CLAIMS, HEADER, KEY, REFUSED, signed
 
 from codex_ray.serving.buckets import Rate
 from codex_ray.serving.limits import Limits
 
 NUMBER = 10_000
+WRONG_SCOPE = tuple(
+    signed(HEADER, {**CLAIMS, "scope": scope})
+    for scope in ("model:GetCard", "metrics:*", "predict")
+)
+"""Tokens that are good in all else."""
 PATHS = (
     *("/../../etc/passwd", "/..%2f..%2fetc%2fpasswd", "/v1/predict/../../x", "/%2e%2e/", "/\x00"),
     *("/v1//predict", "/v1/predict%00", "/V1/PREDICT", "/.git/config", "/-/routes", "/docs"),
@@ -73,6 +78,7 @@ def wrong_head(draw: random.Random) -> tuple[dict[str, Any], set[int]]:
     choices: list[tuple[dict[str, Any], set[int]]] = [
         ({"key": draw.choice([*REFUSED.values(), "x", "crk_", "crk_" + "0" * 16 + "." + "A" * 43])},
          {401}),
+        ({"key": draw.choice(WRONG_SCOPE)}, {403}),
         ({"headers": [(b"authorization", draw.randbytes(draw.randrange(1, 80)))]}, {401}),
         ({"headers": [(b"content-length", draw.choice([b"999999999", b"262145"]))]}, {413}),
         ({"headers": [(b"content-length", draw.choice([b"", b"-5", b"0x9", b"1,1", b"\xb2"]))]},
@@ -125,6 +131,7 @@ def open_house(house: House) -> House:
 def test_ten_thousand_hostile_requests(open_house: House) -> None:
     draw = random.Random(4711)
     counted: Counter[int] = Counter()
+    codes: Counter[str] = Counter()
     grown: list[int] = []
 
     async def all_of_them() -> None:
@@ -136,12 +143,14 @@ def test_ten_thousand_hostile_requests(open_house: House) -> None:
             assert said.status < 500
             assert said.status == 200 or set(said.value) <= {"error", "problems"}
             counted[said.status] += 1
+            codes[said.value.get("error", "none")] += 1
             if turn in (NUMBER // 4, NUMBER - 1):
                 gc.collect()
                 grown.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     asyncio.run(all_of_them())
     assert {200, 400, 401, 403, 404, 405, 411, 413, 415, 422} <= set(counted)
+    assert codes["out_of_scope"] > 100  # signed and in time, for something else
     assert grown[1] - grown[0] < 20_000  # KiB
     assert open_house.app.guard.ongoing == 0
     assert not open_house.app.guard._by_caller

@@ -14,13 +14,13 @@ import pytest
 from asking import GOOD, NOW, House, Shelf, receiving, served
 from ray.exceptions import ActorDiedError
 
-from codex_ray.cluster.serve_app import lend_by
+from codex_ray.cluster.serve_app import LentBy
 from codex_ray.errors import CodexRayError
 from codex_ray.records.keys import make_keys
 from codex_ray.serving.access_log import AccessLog
 from codex_ray.serving.api_keys import new_key
 from codex_ray.serving.buckets import Rate
-from codex_ray.serving.budgets import Book, Budgets, lend_here
+from codex_ray.serving.budgets import Book, Budgets, LentHere
 from codex_ray.serving.limits import Limits
 from codex_ray.serving.policy import policy_from
 from codex_ray.serving.tokens import Terms, issue_token
@@ -45,7 +45,7 @@ def test_a_lender_out_of_reach_spends_nobodys_budget(house: House) -> None:
     key = house.new_key("study", budget=5)
     house.app = house.fresh()
     lender = Away()
-    house.app.guard._budgets = Budgets(lend_by(lender))
+    house.app.guard._budgets = Budgets(LentBy(lender))
     for _ in range(2):
         said = house.predict(key=key)
         assert (said.status, said.code) == (503, "budget_unreachable")
@@ -83,7 +83,7 @@ def test_many_threads_borrow_from_one_book(tmp_path: Path) -> None:
     book = Book(tmp_path / "book.sqlite")
 
     async def asked() -> int:
-        lend = lend_here(book)
+        lend = LentHere(book)
         return sum(await asyncio.gather(*[lend("a", 1, 300) for _ in range(400)]))
 
     assert asyncio.run(asked()) == book.lent("a") == 300
@@ -371,9 +371,24 @@ def test_what_answers_is_looked_at_again_once_an_hour(house: House) -> None:
     assert shelf.checked == 1
     shelf.changed = "heart@1: model.safetensors was changed"
     house.clock.now += 3600
-    assert (house.predict(key=key).status, shelf.checked) == (503, 2)
+    assert (house.predict(key=key).status, shelf.checked) == (200, 2)
+    assert (house.predict(key=key).status, shelf.checked) == (503, 3)
     shelf.changed = None  # somebody brought the file back
     assert house.predict(key=key).status == 200
+
+
+def test_a_disk_that_fails_once_ends_no_model(house: House) -> None:
+    house.shelf = shelf = Unreadable(served("1"))
+    key = house.new_key("bob", seconds=1e6)
+    house.app = house.fresh()
+    assert house.predict(key=key).status == 200
+    for looks in (2, 4):  # and each time anew
+        house.clock.now += 3600
+        shelf.changed = "heart@1: model.safetensors cannot be read: Input/output error"
+        assert house.predict(key=key).status == 200
+        shelf.changed = None
+        assert [house.predict(key=key).status for _ in range(3)] == [200] * 3
+        assert (shelf.checked, house.app.live.failures) == (looks, 0)
 
 
 def test_a_revoked_model_goes_though_the_one_in_its_place_cannot_be_believed(house: House) -> None:
@@ -384,7 +399,7 @@ def test_a_revoked_model_goes_though_the_one_in_its_place_cannot_be_believed(hou
     assert house.predict().value["version"] == "1"
     shelf.changed = "heart@1: is revoked"
     house.clock.now += 60
-    assert house.predict().status == 503
+    assert [house.predict().status for _ in range(2)] == [200, 503]
 
 
 def test_a_file_of_keys_that_fails_oddly_is_read_again_when_it_is_mended(house: House) -> None:

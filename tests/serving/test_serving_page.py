@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import House
+from asking import House, served
 
 from codex_ray.cluster.certificates import issue, make_authority
 from codex_ray.serving.local import Listening, make_server
@@ -93,6 +93,8 @@ class Page:
 def served_at(tmp_path: Path) -> Iterator[tuple[House, int]]:
     files = issue(make_authority(tmp_path / "ca"), tmp_path / "node", names=["localhost"])
     house = House(tmp_path, changes={"unsafe": ("allow_uncertified",)})
+    gaps = {"no_epsilon_covers": ["search: other runs", "<b>timing</b>: how long a round takes"]}
+    house.shelf.now = served("1", card={**served("1").card, **gaps})
     server = make_server(house.app, Listening("127.0.0.1", 0, files.certificate, files.key))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -132,6 +134,8 @@ def test_a_person_tries_a_prediction(served_at: tuple[House, int], tmp_path: Pat
         await page.until("!document.querySelector('#trial').hidden")
         text = await page.run("document.querySelector('#card').innerText")
         assert "epsilon" in text and "Switched off: allow_uncertified" in text
+        assert text.count("no epsilon covers") == 1 and "search: other runs" in text
+        assert "<b>timing</b>: how long a round takes" in text
         for number, value in enumerate((60, 140, 1.5)):
             await page.run(f"document.querySelector('#field-{number}').value={value}")
         await page.run("document.querySelector('#ask button').click()")

@@ -10,7 +10,7 @@ from asking import NOW, House
 
 from codex_ray.serving.addresses import Doors
 from codex_ray.serving.buckets import Buckets, Lockout, Rate
-from codex_ray.serving.budgets import LARGEST_PIECE, Book, Budgets, lend_here
+from codex_ray.serving.budgets import LARGEST_PIECE, Book, Budgets, LentHere
 from codex_ray.serving.limits import Limits
 
 
@@ -160,7 +160,7 @@ def test_a_rotation_is_no_new_budget(house: House) -> None:
 
 def test_servers_that_share_a_book_never_answer_more_than_the_budget(tmp_path: Path) -> None:
     book = Book(tmp_path / "book.sqlite")
-    servers = [Budgets(lend_here(Book(tmp_path / "book.sqlite"))) for _ in range(3)]
+    servers = [Budgets(LentHere(Book(tmp_path / "book.sqlite"))) for _ in range(3)]
 
     async def asked() -> int:
         given = 0
@@ -176,9 +176,41 @@ def test_a_crash_loses_what_was_lent_and_never_gains(tmp_path: Path) -> None:
     file = tmp_path / "book.sqlite"
     given = 0
     for _ in range(500):  # a server that dies after each answer
-        given += asyncio.run(Budgets(lend_here(Book(file))).take("a", 1, 1000))
+        given += asyncio.run(Budgets(LentHere(Book(file))).take("a", 1, 1000))
     assert given == 100  # pieces of ten
     assert Book(file).lent("a") == 1000
+
+
+def test_requests_that_come_together_borrow_one_piece(tmp_path: Path) -> None:
+    book = Book(tmp_path / "book.sqlite")
+    server = Budgets(LentHere(book))
+
+    async def eight() -> list[bool]:
+        return await asyncio.gather(*(server.take("a", 1, 1000) for _ in range(8)))
+
+    assert asyncio.run(eight()) == [True] * 8
+    assert book.lent("a") == 10
+
+
+def test_a_server_that_is_stopped_gives_back_what_it_has_not_used(house: House) -> None:
+    key = house.new_key("study", budget=1000)
+
+    async def lived() -> None:
+        house.app = house.fresh()
+        await house.app.start()
+        assert (await house.request("POST", "/v1/predict", key=key)).status == 200
+        await house.app.stop()
+
+    for _ in range(3):
+        asyncio.run(lived())
+    account = house.keys.read()[-1].account
+    assert house.book.lent(account) == 3
+
+
+def test_a_lender_that_is_away_stops_no_server_from_stopping(house: House) -> None:
+    house.app._budgets._pieces = {"a": 5}
+    house.book.close()
+    asyncio.run(house.app.stop())
 
 
 @pytest.mark.parametrize("budget", [1, 99, 100, 10**4, 10**9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from codex_ray.serving.from_registry import Source
 from codex_ray.serving.inputs import Input, Inputs
 
 RUN = SERVED | {"model": {"kind": "mlp", "hidden": [3]}}
+DEBUGGED = RUN | {"seed": 2, "debug": True, "federation": {"protocol": {"kind": "clear"}}}
 PLAIN = RUN | {"trainer": {"kind": "sgd", "learning_rate": 0.1}, "budget": {}}
 
 
@@ -31,7 +33,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SigningK
         patch.setenv(FOLDER_VARIABLE, str(folder / "keys"))
         key, _ = make_keys(folder / "keys")
         registry = Registry.create(folder / "models", key=key)
-        for number, config in enumerate((RUN, RUN | {"seed": 2}, PLAIN)):
+        for number, config in enumerate((RUN, DEBUGGED, PLAIN)):
             codex_ray.run(config, out=folder / str(number))
             registry.register(folder / str(number), "tumour")
     return folder / "models", key
@@ -42,6 +44,7 @@ def tumour(registered: tuple[Path, SigningKey], tmp_path: Path) -> tuple[House, 
     """A server of a copy of that registry, version 1 promoted."""
     folder = Path(shutil.copytree(registered[0], tmp_path / "models"))
     folder.chmod(0o700)
+    shutil.copy(registered[0].parent / "1" / "result.json", tmp_path)  # of version 2
     registry = Registry.open(folder, trusted=[registered[1].public], key=registered[1])
     registry.promote("tumour", 1)
     source = Source(folder, (registered[1].public,), "tumour")
@@ -70,6 +73,25 @@ def test_what_is_promoted_answers_with_its_own_parameters(
     card = house.get("/v1/card").value
     assert card["card"]["privacy"][0]["epsilon"] < 50.0
     assert card["unsafe"] == list(source.open().load().unsafe)
+
+
+def test_the_card_says_what_no_epsilon_covers_and_what_was_switched_off(
+    tumour: tuple[House, Registry, Source],
+) -> None:
+    house, registry, source = tumour
+    registry.promote("tumour", 2)
+    card, certificate = house.get("/v1/card").value, registry.load("tumour").certificate
+    assert certificate is not None
+    shown = card["card"]
+    assert len(shown["no_epsilon_covers"]) == len(certificate.not_covered) > 3
+    assert "debug (critical): norms under debug/ carry no noise" in shown["no_epsilon_covers"]
+    words = "no cryptographic protection: the server sees every update"
+    assert shown["updates"] == words
+    assert shown["features_scaled_by"].startswith("fixed public constants: ")
+    said = json.loads((source.folder.parent / "result.json").read_text())
+    assert card["unsafe"] == sorted(said["unsafe"])
+    switches = sorted(line.split(":")[0] for line in card["unsafe"])
+    assert switches == ["SIMULATION", "debug", "no cryptographic protection"]
 
 
 def test_promote_rollback_and_revoke_are_followed(tumour: tuple[House, Registry, Source]) -> None:
