@@ -13,6 +13,7 @@ import torch
 
 from codex_ray.consistency import (
     check_budget,
+    check_generalised_features,
     check_given,
     check_local_noise,
     check_preparation,
@@ -134,8 +135,12 @@ class Assembled:
                 "set it to cuda"
             )
         cohort = experiment.federation.sampler.expected(self.dataset.population)
-        updates = math.ceil(experiment.rounds * cohort / max(1, experiment.cluster.hosts))
-        plan = experiment.plan.settled(found._reference, updates=updates, gpus=gpus)
+        plan = experiment.plan.settled(
+            found._reference,
+            updates=max(1, math.ceil(experiment.rounds * cohort)),
+            gpus=gpus,
+            hosts=max(1, experiment.cluster.hosts),
+        )
         return replace(found, experiment=experiment.model_copy(update={"plan": plan}))
 
     def _with_figures(self) -> Assembled:
@@ -305,6 +310,7 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
     check_side_data(experiment)
     check_local_noise(experiment)
     check_preparation(experiment)
+    check_generalised_features(experiment)
     randomness = Randomness.of(experiment.seed)
     dataset = _opened(experiment, given, randomness)
     experiment.federation.check(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from codex_ray.data.prepared import PreparedData
 from codex_ray.errors import ConfigError
 from codex_ray.experiment import GIVEN, Experiment
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
-from codex_ray.preparation.release import check_prepare
+from codex_ray.preparation.release import check_generalised, check_prepare
 from codex_ray.privacy.noise_inside import NoiseInside
 
 
@@ -113,6 +114,22 @@ def check_preparation(experiment: Experiment) -> None:
         ConfigError: it names the field and the remedy.
     """
     check_prepare(
+        experiment.preparation,
+        experiment.trainer,
+        experiment.federation,
+        shown=experiment.local_noise is not None,
+    )
+
+
+def check_generalised_features(experiment: Experiment) -> None:
+    """Refuses generalised columns as features where a record-level claim would not hold for them.
+
+    Raises:
+        InputError: it names the column and the remedy; or prepared data cannot be read.
+    """
+    data = experiment.data
+    check_generalised(
+        data.generalised() if isinstance(data, PreparedData) else (),
         experiment.preparation,
         experiment.trainer,
         experiment.federation,

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from codex_ray.assembly import Assembled
-from codex_ray.certifying.figures import preparation
+from codex_ray.certifying.figures import GENERALISED, preparation
 from codex_ray.certifying.issue import extrapolated, issue
+from codex_ray.certifying.sections import GENERALISED_COLUMNS
 from codex_ray.certifying.terms import Terms, all_spends, published
 from codex_ray.config import to_yaml
 from codex_ray.errors import ConfigError, RunDirectoryError
@@ -31,7 +32,9 @@ from codex_ray.records.ownership import Claim, claimed
 from codex_ray.records.reservations import Cohorts
 from codex_ray.records.restoring import refresh
 from codex_ray.records.result import (
+    DEBUG,
     SIMULATION,
+    UNPROTECTED,
     UNSEEDED,
     RunResult,
     parameters_sha256,
@@ -145,8 +148,7 @@ def _catch_up(directory: RunDirectory, place: Elsewhere) -> None:
     """
     there, checkpoints = held_at(place), Checkpoints(directory.checkpoint)
     try:
-        state = checkpoints.load()
-        here = state.round, len(state.totals.unsettled)
+        here = checkpoints.load().order
     except RunDirectoryError:
         here = (-1, 0)
     if there is None or there <= here:
@@ -318,6 +320,7 @@ def finish(
         extrapolated=None if larger is None else plain(larger.model_dump()),
         audit=audit,
         overlooked=list(overlooked),
+        unsafe=_unsafe(experiment, overlooked),
         preparation=None if figures is None else plain(figures.model_dump()),
         directory=str(directory.path),
     )
@@ -325,6 +328,19 @@ def finish(
     issue(terms, state, directory, audit=audit or None)
     write_atomically(directory.result, to_json_bytes(result.model_dump(exclude={"directory"})))
     return result
+
+
+def _unsafe(experiment: Experiment, overlooked: Sequence[str]) -> list[str]:
+    """The safeguards that were off, a line each; what stands before the colon names it."""
+    said = [] if experiment.seed is None else [SIMULATION]
+    protection = experiment.federation.protocol.protection
+    if protection.startswith(UNPROTECTED):
+        said.append(protection)
+    if experiment.debug:
+        said.append(DEBUG)
+    if experiment.preparation.insecure_generalised:
+        said.append(f"{GENERALISED_COLUMNS}: {GENERALISED}")
+    return [*said, *(f"Ray was open: {line}" for line in overlooked)]
 
 
 def _audit(assembled: Assembled, directory: RunDirectory, *, rounds: int) -> list[dict[str, Any]]:

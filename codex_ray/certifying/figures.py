@@ -19,6 +19,12 @@ IMPUTED: Final = {
 }
 
 
+GENERALISED: Final = (
+    "generalised columns are features, and their intervals and groups were chosen from each "
+    "client's records without noise: one record more can move them in many others"
+)
+
+
 def preparation(terms: Terms) -> Preparation | None:
     """Where the figures came from and what they cost; None for data that have no such numbers."""
     experiment, asked = terms.experiment, terms.experiment.preparation
@@ -28,10 +34,11 @@ def preparation(terms: Terms) -> Preparation | None:
     found = asked.statistics
     return Preparation(
         source=_source(asked),
-        words=_words(terms, asked) + IMPUTED[asked.imputation],
+        words=_words(terms, asked) + IMPUTED[asked.imputation] + _generalised(terms, asked),
         figures=None if found is None else digest(plain(found.model_dump())),
         spent=tuple(_spent(terms, asked)),
         data_card=data.card if isinstance(data, PreparedData) else None,
+        data_manifest=data.manifest if isinstance(data, PreparedData) else None,
     )
 
 
@@ -43,6 +50,17 @@ def _source(asked: Prepare) -> Source:
         case "pooled":
             return "securely pooled with DP" if noised else "securely pooled"
     return "per client with DP" if noised else "per client"
+
+
+def _generalised(terms: Terms, asked: Prepare) -> str:
+    """What is to be said of columns whose intervals and groups were chosen from records."""
+    if not isinstance(terms.experiment.data, PreparedData):
+        return ""
+    if asked.insecure_generalised:
+        return f"; INSECURE: {GENERALISED}"
+    if any(charge.claim.unit == "record" for charge in terms.charges):
+        return "; no generalised column is a feature"
+    return "; where a generalised column is a feature, its client chose the intervals or groups"
 
 
 def _words(terms: Terms, asked: Prepare) -> str:

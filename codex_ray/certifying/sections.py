@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from codex_ray.assembly import release_of
+from codex_ray.certifying.figures import GENERALISED
 from codex_ray.certifying.terms import Terms
+from codex_ray.data.prepared import PreparedData
 from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
 from codex_ray.learning.batches import PoissonBatches
@@ -295,7 +299,34 @@ FLOATING_POINT = Gap(
     words="the noise is floating-point Gaussian: attacks on its low-order bits (Mironov 2012; Jin "
     "et al. 2022)",
 )
+GENERALISED_COLUMNS = "generalised columns"
+"""The gap that data.prepare.insecure_generalised leaves."""
+SPLIT = Gap(
+    what="split",
+    severity="Critical",
+    words="the claim is about the training records as each client has them: where records are held "
+    "out for a test set, or one pool is dealt out, that is drawn for their number and labels, and "
+    "one record more or less in a file can change which others are trained on",
+)
+DATA_CARD = Gap(
+    what="data card",
+    severity="Critical",
+    words="the card of the records has exact counts and figures, from smallest_cell on: no epsilon "
+    "covers what it tells",
+)
 SEVEREST_FIRST: tuple[Severity, ...] = ("Critical", "Theoretical", "Negligible")
+
+
+def _of_data(terms: Terms) -> Iterator[Gap]:
+    """What was made of the records, or told of them, before anything was trained."""
+    experiment = terms.experiment
+    data, by_record = experiment.data, any(c.claim.unit == "record" for c in terms.charges)
+    if experiment.preparation.insecure_generalised:
+        yield Gap(what=GENERALISED_COLUMNS, severity="Critical", words=GENERALISED)
+    if isinstance(data, PreparedData):
+        yield DATA_CARD
+    if by_record:
+        yield SPLIT
 
 
 def gaps(terms: Terms) -> tuple[Gap, ...]:
@@ -303,6 +334,7 @@ def gaps(terms: Terms) -> tuple[Gap, ...]:
     experiment, found = terms.experiment, list(IN_EVERY_RUN)
     if experiment.seed is not None:
         found.insert(0, Gap(what="randomness", severity="Critical", words=terms.randomness))
+    found += _of_data(terms)
     if experiment.debug:
         words = "norms under debug/ carry no noise"
         found.append(Gap(what="debug", severity="Critical", words=words))

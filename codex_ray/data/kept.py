@@ -36,7 +36,7 @@ def name_of(source: _Source, seed: int | None) -> str:
     """What tells a data set from all others: its configuration, and the seed of its splits."""
     # Without a seed, splits are those of seed 0. A run that begins writes down which records it has
     # opened, and they stay the same ones.
-    return f"{seed or 0} {source.model_dump_json(exclude={'card'})}"
+    return f"{seed or 0} {source.model_dump_json(exclude={'card', 'manifest'})}"
 
 
 @contextmanager

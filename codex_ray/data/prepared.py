@@ -61,6 +61,12 @@ class PreparedData(Component):
         description="SHA-256 of the card of the records. A run writes it down, and goes on with no "
         "others.",
     )
+    manifest: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of their manifest.json, which names every shard's and says how "
+        "columns become features. A run writes it down, and goes on with no other.",
+    )
 
     @model_validator(mode="after")
     def _one_test_set(self) -> PreparedData:
@@ -95,18 +101,8 @@ class PreparedData(Component):
         Raises:
             ConfigError, DataError: as `open`.
         """
-        shards = PreparedShards(Path(self.path))
+        shards = self._shards()
         manifest = shards.manifest
-        if manifest.purpose != self.purpose:
-            raise ConfigError(
-                f"data.purpose: {self.path} was prepared for {manifest.purpose!r}, not for "
-                f"{self.purpose!r}: those whose records they are have not agreed to that"
-            )
-        if self.card not in (None, manifest.card_sha256):
-            raise DataError(
-                f"{self.path}: its card is {manifest.card_sha256[:12]}, and data.card names "
-                f"{str(self.card)[:12]}: these are other records than the run began with"
-            )
         chosen = self._chosen(shards)
         columns = _columns(shards, chosen)
         clients = [
@@ -130,13 +126,45 @@ class PreparedData(Component):
         Raises:
             ConfigError, DataError: as `open`.
         """
-        shards = PreparedShards(Path(self.path))
+        shards = self._shards()
         return int(shards.numbers[self._chosen(shards)].sum())
 
+    def generalised(self) -> tuple[str, ...]:
+        """Columns in use whose intervals or groups were chosen from a client's records.
+
+        Raises:
+            ConfigError, DataError: as `open`.
+        """
+        encodings = self._shards().manifest.features
+        used = self.features or tuple(encoding.name for encoding in encodings)
+        coarse = {encoding.name for encoding in encodings if encoding.generalised}
+        return tuple(name for name in used if name in coarse)
+
     def settled(self) -> PreparedData:
-        """The same with the hash of the card that the records have now, to be held to."""
-        manifest = PreparedShards(Path(self.path)).manifest
-        return self.model_copy(update={"card": manifest.card_sha256})
+        """The same with the hashes of card and manifest that the records have, to be held to."""
+        shards = self._shards()
+        found = {"card": shards.manifest.card_sha256, "manifest": shards.manifest_sha256}
+        return self.model_copy(update=found)
+
+    def _shards(self) -> PreparedShards:
+        """The folder, if it is for this purpose, and the one that the run began with."""
+        shards = PreparedShards(Path(self.path))
+        manifest = shards.manifest
+        if manifest.purpose != self.purpose:
+            raise ConfigError(
+                f"data.purpose: {self.path} was prepared for {manifest.purpose!r}, not for "
+                f"{self.purpose!r}: those whose records they are have not agreed to that"
+            )
+        for field, named, found in (
+            ("card", self.card, manifest.card_sha256),
+            ("manifest", self.manifest, shards.manifest_sha256),
+        ):
+            if named not in (None, found):
+                raise DataError(
+                    f"{self.path}: its {field} is {found[:12]}, and data.{field} names "
+                    f"{str(named)[:12]}: these are other records than the run began with"
+                )
+        return shards
 
     def _chosen(self, shards: PreparedShards) -> npt.NDArray[np.int64]:
         """Places of the features that are used [m]."""

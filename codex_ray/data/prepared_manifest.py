@@ -101,11 +101,21 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder whose schema and card are those that it names.
 
     Raises:
+        DataError: as `manifest_and_content`.
+    """
+    return manifest_and_content(folder)[0]
+
+
+def manifest_and_content(folder: Path) -> tuple[Manifest, bytes]:
+    """The same, and the bytes that it was read from.
+
+    Raises:
         DataError: there is none, it is no manifest, or the schema or the card is another.
     """
     file = folder / MANIFEST
     try:
-        manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        content = file.read_bytes()
+        manifest = Manifest.model_validate(json.loads(content.decode()))
     except FileNotFoundError:
         raise DataError(
             f"{folder}: holds no {MANIFEST}: make the folder with codex-ray data prepare"
@@ -115,7 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{file}: is no manifest of this version ({said})") from None
     for name, sha256 in ((SCHEMA, manifest.schema_sha256), (CARD, manifest.card_sha256)):
         read_vouched(folder / name, sha256)
-    return manifest
+    return manifest, content
 
 
 def read_vouched(file: Path, sha256: str) -> bytes:

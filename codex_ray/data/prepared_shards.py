@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from codex_ray.data.prepared_manifest import (
     Encoding,
     Manifest,
     Shard,
-    read_manifest,
+    manifest_and_content,
     read_vouched,
 )
 from codex_ray.errors import DataError
@@ -50,10 +51,19 @@ class PreparedShards:
 
     folder: Path
 
-    @cached_property
+    @property
     def manifest(self) -> Manifest:
         """What the folder says of itself, checked against its schema and card."""
-        return read_manifest(self.folder)
+        return self._read[0]
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """SHA-256 of the file that it was read from, which names every shard's."""
+        return hashlib.sha256(self._read[1]).hexdigest()
+
+    @cached_property
+    def _read(self) -> tuple[Manifest, bytes]:
+        return manifest_and_content(self.folder)
 
     @property
     def feature_names(self) -> tuple[str, ...]:

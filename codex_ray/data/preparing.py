@@ -77,6 +77,12 @@ class Prepare(Component):
         "that a record (or, under a client-level claim, a client) adds to them. Needed where the "
         "run makes a claim that they would break.",
     )
+    insecure_generalised: bool = Field(
+        default=False,
+        description="Train on generalised columns under a record-level claim, although their "
+        "intervals and groups were chosen from a client's records without noise, which no epsilon "
+        "covers; result, certificate and model card say so.",
+    )
     statistics: Statistics | None = Field(
         default=None, description="What a run found; it is written there by the run itself."
     )

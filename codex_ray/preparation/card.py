@@ -120,13 +120,17 @@ def _client(schema: Schema, holding: Holding, noise: LabelNoise | None) -> dict[
 
 
 def _figures(found: Figures) -> dict[str, Any]:
-    return {
+    told: dict[str, Any] = {
         "k": found.k,
         "classes": found.classes,
         "l": found.l,
         "entropy_l": {name: round(value, 4) for name, value in found.entropy_l.items()},
         "t": {name: round(value, 4) for name, value in found.t.items()},
     }
+    if found.l_with_missing:
+        entropy = {name: round(value, 4) for name, value in found.entropy_l_with_missing.items()}
+        told |= {"l_with_missing": found.l_with_missing, "entropy_l_with_missing": entropy}
+    return told
 
 
 def shown_cell(count: int, *, least: int) -> int | str:

@@ -93,8 +93,8 @@ def _anonymity(card: dict[str, Any]) -> list[str]:
             client["name"],
             client["anonymity"]["k"],
             client["anonymity"]["classes"],
-            _figures(client["anonymity"]["l"], ""),
-            _figures(client["anonymity"]["entropy_l"], ""),
+            _diversity(client["anonymity"], "l"),
+            _diversity(client["anonymity"], "entropy_l"),
             _figures(client["anonymity"]["t"], ""),
         ]
         for client in card["clients"]
@@ -105,6 +105,13 @@ def _anonymity(card: dict[str, Any]) -> list[str]:
         f"<p>Asked: {escape(asked)}.</p>",
         _table(("client", "k", "classes", "l", "entropy l", "t"), rows),
     ]
+
+
+def _diversity(found: dict[str, Any], name: str) -> str:
+    """Of known values; beside it what it would be if a gap counted as a value."""
+    counted = found.get(f"{name}_with_missing")
+    said = _figures(found[name], "")
+    return f"{said}; a gap counted as a value: {_figures(counted, '')}" if counted else said
 
 
 def _figures(found: dict[str, Any], name: str) -> str:

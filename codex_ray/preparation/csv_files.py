@@ -103,7 +103,11 @@ class CsvSource(Component):
 
         opened = gzip.open if file.endswith(".gz") else open
         with opened(file, "rb") as lines:
-            line = lines.readline()
+            line = lines.readline(BLOCK)
+        if len(line) == BLOCK:
+            raise DataError(
+                f"{file}: its line of names is longer than 1 MiB: save it with one record a line"
+            )
         try:
             text = line.decode("utf-8-sig")
         except UnicodeDecodeError:

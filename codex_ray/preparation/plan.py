@@ -134,6 +134,9 @@ def _generalise(
             column,
             seen.labels[kept] if rules.role == "label" else seen.codes[column][kept],
             ordered=rules.numeric and rules.positive_above is None,
+            missing=None
+            if rules.role == "label"
+            else seen.codings[column].missing(seen.codes[column][kept]),
         )
         for column, rules in schema.sensitive.items()
     )

@@ -8,8 +8,6 @@ written into a folder beside the one that was asked for, which takes its name at
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from codex_ray.preparation.pseudonyms import PseudonymKey
 from codex_ray.preparation.schema import Schema, as_bytes
 from codex_ray.preparation.shards import AT_ONCE, ShardWriter, encodings, shard_name
 from codex_ray.preparation.survey import Progress, Survey, survey
+from codex_ray.preparation.unfinished import unfinished
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,11 @@ def prepare(
     sources = _hashes(units, progress)
     seen = survey(schema, units, progress=progress)
     planned = plan(schema, seen, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        noise = _write_shards(schema, planned, seen, units, key, unfinished, progress)
+    with unfinished(out) as folder:
+        noise = _write_shards(schema, planned, seen, units, key, folder, progress)
         if _hashes(units, progress) != sources:
             raise DataError("source: a file changed while it was being prepared: start again")
-        manifest = _write_papers(schema, planned, noise, sources, key, unfinished)
-        unfinished.rename(out)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        manifest = _write_papers(schema, planned, noise, sources, key, folder)
     return Prepared(out, manifest, planned.holdings, noise)
 
 

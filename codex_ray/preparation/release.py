@@ -8,6 +8,7 @@ public constant needs noise there, and is paid for in the ledger that training i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
@@ -92,6 +93,36 @@ def check_prepare(
     if not needed and prepare.noise_multiplier is not None:
         raise ConfigError(
             "data.prepare.noise_multiplier: no claim of this run rests on it: leave it out"
+        )
+
+
+def check_generalised(
+    generalised: Sequence[str],
+    prepare: Prepare,
+    trainer: Sgd | DpSgd | DistributedDpSgd,
+    federation: Federation,
+    *,
+    shown: bool,
+) -> None:
+    """Refuses features that a client's other records have a say in, under a record-level claim.
+
+    Args:
+        generalised: columns in use whose intervals or groups were chosen from records.
+
+    Raises:
+        ConfigError: it names the column and the ways out; or nothing needs the switch.
+    """
+    broken = bool(generalised) and "record" in units(trainer, federation, shown=shown)
+    if broken and not prepare.insecure_generalised:
+        raise ConfigError(
+            f"data.features: {generalised[0]!r} was generalised: one record more can move it in "
+            "many of its client's, and the run makes a record-level claim: leave it out of "
+            "data.features, or prepare it with role: feature"
+        )
+    if prepare.insecure_generalised and not broken:
+        raise ConfigError(
+            "data.prepare.insecure_generalised: no generalised column is used under a record-level "
+            "claim: leave it out"
         )
 
 

@@ -30,7 +30,7 @@ class Anonymity(Component):
 
     k: int = Field(ge=2, description="Records, at least (Sweeney 2002).")
     l: int = Field(  # noqa: E741  # its name in the literature
-        default=1, ge=1, description="Different values of each sensitive column and the label."
+        default=1, ge=1, description="Different known values of each sensitive column and label."
     )
     entropy_l: float | None = Field(
         default=None, ge=1, description="Least exp(entropy) of those values (entropy l-diversity)."

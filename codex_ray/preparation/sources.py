@@ -23,6 +23,8 @@ from codex_ray.types import Component
 
 _ODD = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 """What a file of another kind, or half of one, comes to in those who read it."""
+BUFFER = 1 << 20
+"""Bytes that are read of a column at a time; without, Arrow reads all of a row group's at once."""
 
 
 class ParquetSource(Component):
@@ -43,7 +45,7 @@ class ParquetSource(Component):
         """
         for file in unit.files:
             try:
-                with parquet.ParquetFile(file, pre_buffer=False) as opened:
+                with parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as opened:
                     yield from numbered(file, opened.iter_batches(BATCH, use_threads=False))
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{file}: it cannot be read as Parquet ({_short(error)})") from None

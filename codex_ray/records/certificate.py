@@ -190,6 +190,8 @@ class Preparation(Part):
         figures: SHA-256 of the canonical form of what was released; None where nothing was.
         spent: what that costs by itself, for each claim; it is composed with the training.
         data_card: SHA-256 of the data card; None where the data were not prepared.
+        data_manifest: SHA-256 of the manifest that names every shard; None, and then absent from
+            the document, where the data were not prepared, and in an earlier version's certificate.
     """
 
     source: Source
@@ -197,6 +199,15 @@ class Preparation(Part):
     figures: str | None
     spent: tuple[FiguresSpent, ...]
     data_card: str | None
+    data_manifest: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What there is: a document of an earlier version stays what it was."""
+        found: dict[str, Any] = whole(self)
+        if self.data_manifest is None:
+            del found["data_manifest"]
+        return found
 
 
 class Hashes(Part):

@@ -75,6 +75,8 @@ def _preparation(found: Certificate) -> Iterator[str]:
         yield f"    * SHA-256 of the figures, which are in config.yaml: `{about.figures}`"
     if about.data_card is not None:
         yield f"* Data card, SHA-256: `{about.data_card}`"
+    if about.data_manifest is not None:
+        yield f"* Manifest of the records, SHA-256: `{about.data_manifest}`"
 
 
 def _of_claim(claim: ClaimPart) -> list[str]:

@@ -20,6 +20,9 @@ SIMULATION = (
     "reproduced by anyone who knows it and protects nobody; set seed: null to draw it from the "
     "operating system"
 )
+DEBUG = "debug: norms of clients' own updates were written down under debug/, without any noise"
+UNPROTECTED = "no cryptographic protection"
+"""What `protection` begins with where the server sees updates, or is only trusted not to."""
 UNSEEDED = "noise was drawn from the operating system and never written down"
 
 
@@ -52,6 +55,7 @@ class RunResult(BaseModel):
             card, as in the certificate; None for data without such numbers.
         overlooked: what was open to strangers about the Ray that it ran on, in words; whoever
             started it said that it may be.
+        unsafe: every safeguard that was off, a line each; what stands before the colon names it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -82,6 +86,7 @@ class RunResult(BaseModel):
     field_seconds: float | None = None
     extrapolated: dict[str, Any] | None = None
     overlooked: list[str] = Field(default_factory=list)
+    unsafe: list[str] = Field(default_factory=list)
     preparation: dict[str, Any] | None = None
     directory: str = ""
 

@@ -14,7 +14,7 @@ from codex_ray.errors import ConfigError, RunDirectoryError
 from codex_ray.records.certificate import Document, read_document
 from codex_ray.records.keys import TrustedKey
 from codex_ray.records.run_directory import RunDirectory
-from codex_ray.registry.manifest import CONFIG, DATA_CARD, MODEL
+from codex_ray.registry.manifest import CONFIG, DATA_CARD, DATA_MANIFEST, MODEL
 from codex_ray.registry.refusals import TamperError
 
 
@@ -67,6 +67,9 @@ def checked(
             about = document.certificate.preparation
             if about is not None and about.data_card is not None:
                 named[DATA_CARD] = about.data_card
+            # Whoever gives a card of their own registers no manifest with it.
+            if about is not None and about.data_manifest is not None and DATA_MANIFEST in files:
+                named[DATA_MANIFEST] = about.data_manifest
             for file, sha256 in named.items():
                 if hashes.get(file) != sha256:
                     raise TamperError(f"{of}: the certificate is about another {file}")

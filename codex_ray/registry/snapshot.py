@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from codex_ray.certifying.sections import GENERALISED_COLUMNS
 from codex_ray.config import load_yaml
-from codex_ray.data.prepared_manifest import CARD, MANIFEST, read_manifest, read_vouched
+from codex_ray.data.prepared_manifest import CARD, manifest_and_content, read_vouched
 from codex_ray.errors import RunDirectoryError
 from codex_ray.records.canonical import digest, plain
 from codex_ray.records.certificate import Document
@@ -53,7 +54,11 @@ class Snapshot:
     def unsafe(self, document: Document) -> tuple[str, ...]:
         """What was unsafe about the run, a line each."""
         said = [document.randomness] if document.randomness.startswith("SIMULATION") else []
-        return (*said, *(f"Ray was open: {line}" for line in self.result.overlooked))
+        said += [*self.result.unsafe, *(f"Ray was open: {it}" for it in self.result.overlooked)]
+        if document.certificate is not None:
+            gaps = document.certificate.not_covered
+            said += [f"{gap.what}: {gap.words}" for gap in gaps if gap.what == GENERALISED_COLUMNS]
+        return tuple(dict.fromkeys(said))
 
 
 def snapshot(run: Path, *, data_card: Path | None = None) -> Snapshot:
@@ -84,14 +89,16 @@ def _about_data(run: Path, data_card: Path | None) -> Iterator[tuple[str, bytes]
     data = load_yaml(run / CONFIG).get("data")
     if isinstance(data, dict) and data.get("kind") == "prepared" and data_card is None:
         folder = Path(str(data.get("path")))
-        vouched = read_manifest(folder)
-        if data.get("card") not in (None, vouched.card_sha256):
-            raise RegistryError(
-                f"{folder}: its card is {vouched.card_sha256[:12]}, and the run at {run} had "
-                f"{str(data['card'])[:12]}: put the data back that it was trained on"
-            )
+        vouched, content = manifest_and_content(folder)
+        found = {"card": vouched.card_sha256, "manifest": hashlib.sha256(content).hexdigest()}
+        for field, sha256 in found.items():
+            if data.get(field) not in (None, sha256):
+                raise RegistryError(
+                    f"{folder}: its {field} is {sha256[:12]}, and the run at {run} had "
+                    f"{str(data[field])[:12]}: put the data back that it was trained on"
+                )
         yield DATA_CARD, read_vouched(folder / CARD, vouched.card_sha256)
-        yield DATA_MANIFEST, _read(folder / MANIFEST)
+        yield DATA_MANIFEST, content
         return
     card = data_card or run / DATA_CARD
     if data_card is not None or card.exists():

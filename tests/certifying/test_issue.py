@@ -54,6 +54,8 @@ def interrupt_after(count: int) -> Any:
 
 
 QUIET = {"federation.dropouts": {}, "seed": None}
+MASKED = RECORDS | {"federation": RECORDS["federation"] | {"protocol": {"kind": "secagg_plus"}}}
+"""What is sent shows nothing until it is unmasked."""
 
 
 def evidence_of(run: Path, **changes: Any) -> Evidence:
@@ -310,16 +312,21 @@ def killed_in_round(number: int, monkeypatch: pytest.MonkeyPatch, out: Path, con
     monkeypatch.setattr(LocalTransport, "exchange", sent)
 
 
+@pytest.mark.parametrize(
+    ("config", "charged"),
+    [(MASKED, [1, 2, 1]), (RECORDS, [1, 1, 1])],
+    ids=["begun again", "perhaps opened"],
+)
 def test_what_a_killed_process_reserved_is_accounted_when_the_run_goes_on(
-    monkeypatch, tmp_path, keys
+    config, charged, monkeypatch, tmp_path, keys
 ) -> None:
-    killed_in_round(1, monkeypatch, tmp_path / "run", RECORDS)
+    killed_in_round(1, monkeypatch, tmp_path / "run", config)
     left = Checkpoints(tmp_path / "run" / "checkpoint").load()
     assert left.round == 1 and left.totals.unsettled == [list(range(6))]
     codex_ray.run(resume=tmp_path / "run")
     certified(tmp_path / "run")
     lines = read_lines(RunDirectory.open(tmp_path / "run"))
-    assert [len(line["charged"]) for line in lines] == [1, 2, 1]
+    assert [len(line["charged"]) for line in lines] == charged
     assert verify(tmp_path / "run", trust=keys / PUBLIC_NAME).status == 0
 
 
@@ -328,7 +335,7 @@ def test_a_reservation_that_no_round_settles_stays_in_the_account(
 ) -> None:
     event = experiment_from(RECORDS).trainer.event().event
     two = epsilon_of(((event, 2),), 1e-5)
-    config = RECORDS | {"budget": {"epsilon": two + 1e-6, "delta": 1e-5}}
+    config = MASKED | {"budget": {"epsilon": two + 1e-6, "delta": 1e-5}}
     killed_in_round(1, monkeypatch, tmp_path / "run", config)
     result = codex_ray.run(resume=tmp_path / "run")
     assert (result.rounds, result.stopped) == (1, "budget")

@@ -1,6 +1,7 @@
 """Adult, ten clients, k = 10 and l = 2: figures of pycanon, and no raw identifier in any file."""
 
 import gzip
+import json
 import os
 import re
 from pathlib import Path
@@ -51,15 +52,30 @@ def test_ten_clients_meet_the_bar_and_nobody_is_lost(source, made):
 
 
 def agrees(made: Prepared, client: int, sensitive: tuple[str, ...] = SENSITIVE) -> None:
-    """Every figure of a client is pycanon's."""
+    """Every figure of a client is pycanon's: gaps counted as a value, and left out."""
     frame = table_of(made, client)
     told = made.holdings[client].figures
     assert told.k == pycanon.k_anonymity(frame, list(QUASI))
     for column in sensitive:
         arguments = (frame, list(QUASI), [column])
-        assert told.l[column] == pycanon.l_diversity(*arguments)
-        assert int(told.entropy_l[column]) == pycanon.entropy_l_diversity(*arguments)
+        distinct, entropy = told.l_with_missing, told.entropy_l_with_missing
+        assert distinct.get(column, told.l[column]) == pycanon.l_diversity(*arguments)
+        found = entropy.get(column, told.entropy_l[column])
+        assert int(found) == pycanon.entropy_l_diversity(*arguments)
+        if column in distinct:
+            known = (frame[frame[column] != "?"].reset_index(drop=True), list(QUASI), [column])
+            assert told.l[column] == pycanon.l_diversity(*known)
+            assert int(told.entropy_l[column]) == pycanon.entropy_l_diversity(*known)
         assert told.t[column] == pytest.approx(pycanon.t_closeness(*arguments), abs=1e-9)
+
+
+def test_the_card_has_l_of_known_values_and_with_gaps_counted(made):
+    card = json.loads((made.folder / "card.json").read_text())
+    told, found = card["clients"][0]["anonymity"], made.holdings[0].figures
+    assert told["l"] == found.l and told["l_with_missing"] == found.l_with_missing
+    assert set(found.l_with_missing) == {"occupation"}
+    assert found.l["occupation"] <= found.l_with_missing["occupation"]
+    assert "a gap counted as a value" in (made.folder / "card.html").read_text()
 
 
 def test_figures_are_those_of_pycanon(made):

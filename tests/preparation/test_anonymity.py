@@ -94,3 +94,30 @@ def test_many_values_are_counted_a_few_classes_at_a_time(monkeypatch):
     whole = figures(classes, [column])
     monkeypatch.setattr("codex_ray.preparation.anonymity._CELLS", 1200)
     assert figures(classes, [column]) == whole
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float64"])
+def test_no_value_is_none_that_hides_another(kind):
+    """Nine of Sales and one gap: whoever is in the class is known to be of Sales."""
+    values = np.array([0] * 9 + [3] + [0, 1] * 5, dtype=kind)
+    values, missing = (values, values == 3) if kind == "uint8" else (
+        np.where(values == 3, np.nan, values), values == 3
+    )  # fmt: skip
+    column = Sensitive.of("s", values, ordered=False, missing=missing)
+    classes = np.repeat(np.array([0, 1], np.int32), 10)
+    found = figures(classes, [column])
+    assert found.l == {"s": 1} and found.l_with_missing == {"s": 2}
+    assert found.entropy_l["s"] == pytest.approx(1)
+    assert found.entropy_l_with_missing["s"] == pytest.approx(exp(-0.9 * log(0.9) - 0.1 * log(0.1)))
+    rows = np.arange(10, dtype=np.int32)
+    for asked in ({"l": 2}, {"entropy_l": 1.1}):
+        requirement = Requirement(k=2, sensitive=(column,), **asked)
+        assert not requirement.met(rows) and requirement.met(rows + 10)
+
+
+def test_a_class_of_which_nothing_is_known_has_no_diversity():
+    values = np.array([2, 2, 0, 1], np.uint8)
+    column = Sensitive.of("s", values, ordered=False, missing=values == 2)
+    found = figures(np.array([0, 0, 1, 1], np.int32), [column])
+    assert found.l == {"s": 0} and found.entropy_l == {"s": 0.0}
+    assert not Requirement(k=2, sensitive=(column,), entropy_l=1.0).met(np.array([0, 1], np.int32))

@@ -9,9 +9,11 @@ from pyarrow import parquet
 from small import HEADER, many, small_schema, write_csv
 
 from codex_ray.errors import ConfigError, DataError
+from codex_ray.preparation.csv_files import CsvSource
 from codex_ray.preparation.prepare import prepare
 from codex_ray.preparation.pseudonyms import PseudonymKey
 from codex_ray.preparation.schema import Schema
+from codex_ray.preparation.sources import ParquetSource
 
 KEY = PseudonymKey(bytes(32))
 LINES = many(300)
@@ -166,3 +168,28 @@ def test_columns_of_different_lengths_are_refused(tmp_path):
     source = {"kind": "python", "factory": f"{__name__}:broken"}
     with pytest.raises(DataError, match="columns differ in length"):
         shard(tmp_path, source, "out")
+
+
+def test_a_row_group_is_never_held_whole(tmp_path):
+    """One row group of 48 MiB in three columns: Arrow would read a column of it at once."""
+    rng = np.random.default_rng(0)
+    table = pa.table({name: rng.random(1 << 21) for name in "abc"})
+    file = tmp_path / "one.parquet"
+    parquet.write_table(
+        table, file, row_group_size=1 << 21, use_dictionary=False, compression="none"
+    )
+    del table
+    source = ParquetSource(files=str(file))
+    before, most = pa.total_allocated_bytes(), 0
+    for batch in source.batches(source.units()[0], report=print):
+        most = max(most, pa.total_allocated_bytes() - before)
+        assert batch.columns.keys() == set("abc")
+    assert most < 16 * 2**20, f"{most / 2**20:.0f} MiB"
+
+
+def test_a_file_without_line_breaks_is_refused_before_it_is_read(tmp_path):
+    file = tmp_path / "one.csv"
+    file.write_bytes(b"a" * (3 << 20))
+    source = CsvSource(files=str(file))
+    with pytest.raises(DataError, match=r"one\.csv: its line of names is longer than 1 MiB"):
+        next(source.batches(source.units()[0], report=print))

@@ -47,7 +47,7 @@ def test_the_manifest_says_what_the_run_came_to(registry: Registry, runs: Runs) 
     assert manifest.uncertified is None
     largest = max(float(spend["epsilon"]) for spend in result["privacy"])
     assert max(float(claim.epsilon) for claim in manifest.privacy) == largest
-    assert manifest.unsafe == (result["randomness"],)
+    assert list(manifest.unsafe) == result["unsafe"] == [result["randomness"], result["protection"]]
     assert manifest.code == code_version()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from codex_ray.cli import main
 from codex_ray.records.keys import SigningKey
 from codex_ray.registry import Registry, RegistryError
 from codex_ray.registry.manifest import DATA_CARD, MODEL, NEEDED, Manifest, StoredFile
 from codex_ray.registry.refusals import TamperError
+from codex_ray.serving.from_registry import Source
 
 Runs = Callable[[str], Path]
 
@@ -23,6 +27,35 @@ def two(registry: Registry, runs: Runs) -> Registry:
     for name in ("claims", "claims-nothing"):
         registry.register(runs(name), "heart")
     return registry
+
+
+def test_what_only_reads_needs_no_right_to_write(
+    two: Registry,
+    key: SigningKey,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    two.promote("heart", 1)
+    folder, opens = two.folder, os.open
+    (folder / "lock").unlink()  # where nobody may write, nobody could make it again
+
+    def read_only(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and str(path).startswith(str(folder)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return opens(path, flags, *more, **named)
+
+    may = os.access
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(
+        os, "access", lambda path, how, **named: how != os.W_OK and may(path, how, **named)
+    )
+    for action in ("list", "verify"):
+        assert main(["models", action, "--registry", str(folder)]) == 0
+    assert "2 versions" in capsys.readouterr().out
+    models = Source(folder, (key.public,), "heart").open()
+    models.check(models.load().identity)
+    with pytest.raises(RegistryError, match="Read-only file system"):
+        two.sweep()
 
 
 def test_a_switch_is_good_for_the_stage_that_it_was_given_for(two: Registry) -> None:
