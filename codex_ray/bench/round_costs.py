@@ -249,8 +249,13 @@ def no_op(scale: float) -> Iterator[Row]:
 
 
 def two_hosts(scale: float) -> Iterator[Row]:
-    """How much sooner two hosts are done than one, in turns."""
+    """How much sooner two hosts are done than one, in turns, and two bare loops than one.
+
+    Cores that share a cache, or a clock that falls when both are busy, are not two free ones: what
+    two loops that know nothing of each other gain is what the machine has to give.
+    """
     rates: dict[int, list[float]] = {1: [], 2: []}
+    bare: dict[int, list[float]] = {1: [], 2: []}
     others = []
     with one_cluster():
         for _ in range(fewer(3, scale, least=1)):
@@ -261,18 +266,26 @@ def two_hosts(scale: float) -> Iterator[Row]:
                     cost = run.cost(1)
                 rates[count].append(workload.cohort / cost.wall)
                 others.append(cost.others)
-    ratio = median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+                with bare_loops("cnn", count=count) as loops:
+                    bare[count].append(workload.cohort / loops.train(workload.cohort)[1])
+    ratio, machine = (median(_gains(found)) for found in (rates, bare))
     yield Row(
         "cnn, plain, two hosts against one",
-        f"{ratio:.2f}x: {median(rates[2]):.0f} clients a second, one host {median(rates[1]):.0f}",
+        f"{ratio:.2f}x: {median(rates[2]):.0f} clients a second, one host {median(rates[1]):.0f}; "
+        f"two bare loops against one {machine:.2f}x",
         f"at least {TWO_HOSTS:g}x, on two free cores",
         (
             at_least("two hosts / one, wall", ratio, TWO_HOSTS),
+            Figure("two bare loops / one, wall", machine),
             Figure("one host, clients a second", median(rates[1])),
             Figure("two hosts, clients a second", median(rates[2])),
             Figure(OTHERS, median(others)),
         ),
     )
+
+
+def _gains(rates: Mapping[int, list[float]]) -> list[float]:
+    return [two / one for one, two in zip(rates[1], rates[2], strict=True)]
 
 
 def _figures(cost: Cost) -> tuple[Figure, ...]:
