@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 ROOT_BYTES = 32
 _ZEROS = memoryview(bytes(1 << 16))  # encrypted they are keystream; so many stay in the cache
+_NUMBER = b"i" + (16).to_bytes(4, "little")
 Name = str | int | bytes
 
 
@@ -43,13 +45,19 @@ def _encode(path: tuple[Name, ...]) -> bytes:
     parts = []
     for name in path:
         if isinstance(name, str):
-            kind, raw = b"s", name.encode()
+            parts.append(_word(name))
         elif isinstance(name, bytes):
-            kind, raw = b"b", name
+            parts.append(b"b" + len(name).to_bytes(4, "little") + name)
         else:
-            kind, raw = b"i", int(name).to_bytes(16, "little", signed=True)
-        parts.append(kind + len(raw).to_bytes(4, "little") + raw)
+            parts.append(_NUMBER + int(name).to_bytes(16, "little", signed=True))
     return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _word(name: str) -> bytes:
+    """A part that is text; there are few of them, and each client's streams bear the same."""
+    raw = name.encode()
+    return b"s" + len(raw).to_bytes(4, "little") + raw
 
 
 class Stream:

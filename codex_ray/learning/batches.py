@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -49,7 +50,9 @@ class PoissonBatches(Component):
     def draw(self, records: int, stream: Stream) -> list[Batch]:
         """One batch for each step; a batch may be empty, and is a step like any other."""
         coins = stream.uniform(self.steps * records).reshape(self.steps, records)
-        return [np.flatnonzero(row) for row in coins < self.sampling_rate]
+        there = coins < self.sampling_rate
+        chosen, ends = np.nonzero(there)[1], there.sum(axis=1).cumsum().tolist()
+        return [chosen[first:end] for first, end in pairwise([0, *ends])]
 
     def event(self, noise_multiplier: float) -> DpEvent:
         """`steps` Poisson-subsampled Gaussian releases."""

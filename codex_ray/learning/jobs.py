@@ -118,16 +118,24 @@ def _fill(
     job: Job,
 ) -> None:
     """Puts the job's batches into its lane, by one copy; padding copies a record, and is zeroed."""
-    records = np.zeros(there.shape, dtype=np.int64)
-    for step, batch in enumerate(job.batches):
-        records[step, : len(batch)] = batch
-        there[step, : len(batch)] = 1
     own_features, own_labels = as_tensors(job.records)
     features, labels = features.flatten(0, 1), labels.flatten(0, 1)
+    full = 0 < sum(map(len, job.batches)) == there.size
+    if full:
+        there[:] = 1
+        records = np.concatenate(job.batches)
+    else:
+        held = np.zeros(there.shape, dtype=np.int64)
+        for step, batch in enumerate(job.batches):
+            held[step, : len(batch)] = batch
+            there[step, : len(batch)] = 1
+        records = held.reshape(-1)
     if len(job.records):
-        at = torch.from_numpy(records.reshape(-1))
+        at = torch.from_numpy(records)
         torch.index_select(own_features, 0, at, out=features)
         torch.index_select(own_labels, 0, at, out=labels)
+    if full:
+        return
     padding = torch.from_numpy(np.flatnonzero(there == 0))
     if len(padding):
         features.index_fill_(0, padding, 0.0)
