@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from codex_ray.cluster.processes import title_of
+
 PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -72,11 +74,7 @@ def _role(pid: int) -> str:
     """What the process does: Ray calls an actor's process ray::Class or ray::Class.method."""
     if pid == os.getpid():
         return DRIVER
-    try:
-        title = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return RAY
-    name = title.partition("ray::")[2].partition(".")[0].strip("\0 ")
+    name = title_of(pid).partition("ray::")[2].partition(".")[0].strip()
     return ACTORS.get(name, RAY)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from codex_ray.bench.processes import cpu_by_role, family, machine_seconds, taken_by_others
+from codex_ray.cluster.processes import words_of
 from codex_ray.errors import ClusterError
 
 COMMAND: Final = (sys.executable, "-m", "codex_ray.cli")
@@ -224,17 +225,16 @@ def _processes() -> dict[str, list[int]]:
 
 def _called(pid: int) -> str:
     """What a process does, in a word or two."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
+    words = words_of(pid)
+    if not words:
         return "gone"
-    title = words[0].decode(errors="replace")
+    title = words[0]
     if title.endswith("haproxy"):
-        return "TLS terminator" if b"codex-ray-tls" in b"".join(words) else "HAProxy"
+        return "TLS terminator" if "codex-ray-tls" in "".join(words) else "HAProxy"
     for word, name in _NAMES.items():
         if word in title:
             return name
-    if b"codex_ray.cli" in words:
+    if "codex_ray.cli" in words:
         return "command"
     return "rest of Ray"
 

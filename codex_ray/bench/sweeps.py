@@ -25,6 +25,7 @@ from codex_ray.api import run
 from codex_ray.bench.bars import Figure, Row, at_least, at_most
 from codex_ray.bench.parts import Part
 from codex_ray.bench.processes import cpu_by_role, family, machine_seconds, taken_by_others
+from codex_ray.cluster.processes import words_of
 from codex_ray.config import override
 from codex_ray.errors import ClusterError
 from codex_ray.sweeping.journal import SweepFolder
@@ -259,11 +260,7 @@ def _bury(pids: set[int]) -> None:
 
 def _called(pid: int) -> str:
     """What a process does, in a word or two; nothing if it is gone."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    title = words[0].decode(errors="replace")
+    title = next(iter(words_of(pid)), "")
     if title.startswith("ray::"):
         return title[5:].partition(".")[0].strip() or "ray::"
     return "".join(title.rpartition("/")[2]) if title else ""

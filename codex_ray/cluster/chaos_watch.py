@@ -12,6 +12,8 @@ from codex_ray.cluster.processes import Process, descendants, processes, residen
 
 Role = Literal["driver", "coordinator", "host"]
 ROLES: Final[tuple[Role, ...]] = ("driver", "coordinator", "host")
+COORDINATOR: Final = "CoordinatorServer"
+"""What Ray calls the process of one, until it runs a method."""
 WARM: Final = 3
 """Rounds of a process's life until it has loaded what it needs."""
 SHORTEST: Final = 10
@@ -103,16 +105,18 @@ class Watch:
         """
         found = processes()
         ours = descendants(os.getpid(), found)
+        titles = {pid: title_of(pid).partition("ray::")[2] for pid in ours}
         roles = {
             pid: role
-            for pid in ours
-            if (role := self._role_of(found[pid], driver=driver)) is not None
+            for pid, title in titles.items()
+            if (role := self._role_of(found[pid], title, driver=driver)) is not None
         }
         hosts = frozenset(pid for pid, role in roles.items() if role == "host")
         if not self.staffed or self.staffed[-1][1] != hosts:
             self.staffed.append((time.time(), hosts))
         at_work = "coordinator" in roles.values()
-        waiting = frozenset(pid for pid in ours if at_work and self._waits(found[pid]))
+        built = [pid for pid, title in titles.items() if at_work and title == COORDINATOR]
+        waiting = frozenset(built) - roles.keys()  # built, with no method, and has run nothing
         if not self.waiting or self.waiting[-1][1] != waiting:
             self.waiting.append((time.time(), waiting))
         if told == self._told:
@@ -121,7 +125,7 @@ class Watch:
         for pid, role in roles.items():
             self._sample(found[pid], role, told)
 
-    def _role_of(self, process: Process, *, driver: int) -> Role | None:
+    def _role_of(self, process: Process, title: str, *, driver: int) -> Role | None:
         """What the process does: Ray calls an actor's process ray::Class, or ray::Class.method.
 
         A host that is being built (__init__) carries nobody yet, and a coordinator that waits to
@@ -130,17 +134,12 @@ class Watch:
         pid, key = process.pid, (process.pid, process.began)
         if pid == driver:
             return "driver"
-        name, _, method = title_of(pid).partition("ray::")[2].partition(".")
-        if name == "CoordinatorServer":
+        name, _, method = title.partition(".")
+        if name == COORDINATOR:
             if method.startswith("run"):
                 self._running.add(key)
             return "coordinator" if key in self._running else None
         return "host" if name == "HostServer" and not method.startswith("__init__") else None
-
-    def _waits(self, process: Process) -> bool:
-        """Whether it is a coordinator that is built, and has run nothing: it has no method then."""
-        title = title_of(process.pid).partition("ray::")[2]
-        return title == "CoordinatorServer" and (process.pid, process.began) not in self._running
 
     def _sample(self, process: Process, role: Role, told: int) -> None:
         held = resident(process.pid)

@@ -26,7 +26,7 @@ from codex_ray.cluster.processes import children_of, name_of, parent_of
 from codex_ray.errors import ClusterError, ConfigError, HostLost
 from codex_ray.federation.faults import Trip
 from codex_ray.federation.messages import TrainTask
-from codex_ray.federation.transport import Frames, Transport
+from codex_ray.federation.transport import Frames, Passing, Transport
 from codex_ray.types import ClientId, Component, Stage
 from codex_ray.wire import Frame, FrameReader, kind_of
 
@@ -149,7 +149,7 @@ class Staffed(Transport, Protocol):
         ...
 
 
-class Killing:
+class Killing(Passing[Staffed]):
     """A transport that kills on a schedule, and tells of every trip in a file.
 
     Killed before its trip, a host never hears of it. Killed after, it is frozen first (SIGSTOP):
@@ -160,7 +160,7 @@ class Killing:
 
     def __init__(self, inner: Staffed, kills: Kills) -> None:
         """Over `inner`, whose hosts are the ones to kill."""
-        self._inner = inner
+        super().__init__(inner)
         self._kills = kills
         self._round, self._attempt = -1, 0
 
@@ -172,28 +172,6 @@ class Killing:
             ConfigError: it cannot be read.
         """
         return cls(inner, Kills.read(text))
-
-    @property
-    def lost(self) -> frozenset[int]:
-        """Passes on."""
-        return self._inner.lost
-
-    @property
-    def width(self) -> int:
-        """Passes on."""
-        return self._inner.width
-
-    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
-        """Passes on: it belongs to the trip before it."""
-        return self._inner.work(tasks)
-
-    def recover(self) -> None:
-        """Passes on."""
-        self._inner.recover()
-
-    def close(self) -> None:
-        """Passes on."""
-        self._inner.close()
 
     def exchange(self, outbox: Frames) -> dict[int, bytes]:
         """The inner transport's replies, if whoever is killed leaves them possible.

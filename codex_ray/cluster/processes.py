@@ -69,13 +69,18 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def title_of(pid: int) -> str:
-    """Its command line, or the title that it gave itself; empty if it is gone."""
+def words_of(pid: int) -> list[str]:
+    """Its command line, a word each, or the title that it gave itself; empty if it is gone."""
     try:
         raw = (PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
-        return ""
-    return raw.replace(b"\0", b" ").decode(errors="replace").strip()
+        return []
+    return raw.decode(errors="replace").split("\0")
+
+
+def title_of(pid: int) -> str:
+    """The same in one line."""
+    return " ".join(words_of(pid)).strip()
 
 
 def resident(pid: int) -> int:

@@ -7,7 +7,7 @@ is replayed to the bit on any hosts, and nobody's data or company has a part in 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -17,7 +17,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.federation.field import Devices, FieldClock, Load
 from codex_ray.federation.folding import weight_of
 from codex_ray.federation.messages import Trained, TrainTask
-from codex_ray.federation.transport import Frames, Transport
+from codex_ray.federation.transport import Frames, Passing, Transport
 from codex_ray.randomness import SeedTree
 from codex_ray.secagg.messages import FoldedInput
 from codex_ray.secagg.one_shot_messages import FoldedUpload
@@ -192,7 +192,7 @@ class Faults(Component):
         return min((stage for stage in found if stage is not None), default=None)
 
 
-class FaultyTransport:
+class FaultyTransport(Passing[Transport]):
     """A transport on which the drawn clients fall silent, and nothing else changes."""
 
     def __init__(
@@ -215,7 +215,7 @@ class FaultyTransport:
             load: by which it is judged who is too slow.
             clock: which is told of every trip.
         """
-        self._inner = inner
+        super().__init__(inner)
         self._dropouts = dropouts
         self._public = public
         self._faults = faults or Faults()
@@ -224,11 +224,6 @@ class FaultyTransport:
         self._silent: dict[ClientId, Stage] = {}
         self._cut: tuple[Frame, Frame] = (b"", b"")
         """A task, and what is left of it without the request that comes with it."""
-
-    @property
-    def lost(self) -> frozenset[ClientId]:
-        """Passes on."""
-        return self._inner.lost
 
     def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
         """The replies of those who are still there; frames to the silent ones are lost."""
@@ -274,23 +269,6 @@ class FaultyTransport:
             self._faults.silent_from(client, round, self._public, load=self._load),
         )
         return min((stage for stage in falls if stage is not None), default=Stage.DEBUG)
-
-    @property
-    def width(self) -> int:
-        """Passes on."""
-        return self._inner.width
-
-    def work(self, tasks: Sequence[Frame]) -> list[bytes]:
-        """Passes on: what the server does itself knows no dropouts."""
-        return self._inner.work(tasks)
-
-    def recover(self) -> None:
-        """Passes on."""
-        self._inner.recover()
-
-    def close(self) -> None:
-        """Passes on."""
-        self._inner.close()
 
 
 def _tell(

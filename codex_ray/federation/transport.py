@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from codex_ray.secagg.unmask import do_work
 from codex_ray.types import ClientId
@@ -67,33 +67,29 @@ class TransportWorkers:
         return [read_frame(it) for it in self._transport.work([task.to_frame() for task in tasks])]
 
 
-class Answered:
-    """A transport on which one trip is not made, because what every client says in it is known.
+Inner = TypeVar("Inner", bound=Transport)
 
-    Who falls silent then is for whoever draws it, between this and the server.
-    """
 
-    def __init__(self, inner: Transport, reply: Message) -> None:
-        """Over `inner`, with `reply` as everyone's answer to the trip that it belongs to."""
+class Passing(Generic[Inner]):
+    """What stands between the server and a transport, and passes on whatever it does not change."""
+
+    def __init__(self, inner: Inner) -> None:
+        """Over `inner`."""
         self._inner = inner
-        self._stage, self._reply = reply.stage, reply.to_frame()
-        self._made = True
 
     @property
     def lost(self) -> frozenset[ClientId]:
-        """Passes on; nobody is lost in a trip that is not made."""
-        return self._inner.lost if self._made else frozenset()
+        """Passes on."""
+        return self._inner.lost
+
+    def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
+        """Passes on."""
+        return self._inner.exchange(outbox)
 
     @property
     def width(self) -> int:
         """Passes on."""
         return self._inner.width
-
-    def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
-        """The replies, those of the one trip without asking anyone."""
-        first = next(iter(outbox.values()), None)  # every trip is of one stage
-        self._made = first is None or kind_of(first).stage is not self._stage
-        return self._inner.exchange(outbox) if self._made else dict.fromkeys(outbox, self._reply)
 
     def work(self, tasks: Sequence[Frame]) -> list[bytes]:
         """Passes on."""
@@ -106,6 +102,30 @@ class Answered:
     def close(self) -> None:
         """Passes on."""
         self._inner.close()
+
+
+class Answered(Passing[Transport]):
+    """A transport on which one trip is not made, because what every client says in it is known.
+
+    Who falls silent then is for whoever draws it, between this and the server.
+    """
+
+    def __init__(self, inner: Transport, reply: Message) -> None:
+        """Over `inner`, with `reply` as everyone's answer to the trip that it belongs to."""
+        super().__init__(inner)
+        self._stage, self._reply = reply.stage, reply.to_frame()
+        self._made = True
+
+    @property
+    def lost(self) -> frozenset[ClientId]:
+        """Passes on; nobody is lost in a trip that is not made."""
+        return self._inner.lost if self._made else frozenset()
+
+    def exchange(self, outbox: Frames) -> dict[ClientId, bytes]:
+        """The replies, those of the one trip without asking anyone."""
+        first = next(iter(outbox.values()), None)  # every trip is of one stage
+        self._made = first is None or kind_of(first).stage is not self._stage
+        return self._inner.exchange(outbox) if self._made else dict.fromkeys(outbox, self._reply)
 
 
 class Carrier(Protocol):

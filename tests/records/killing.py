@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import codex_ray
+from codex_ray.errors import RunDirectoryError
+from codex_ray.records.result import RunResult
 
 CHANGES = {"os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -75,3 +80,21 @@ def killing(
         yield _STEPS
     finally:
         _STEPS.folder = None
+
+
+def go_on(
+    config: dict[str, Any], path: Path, *, begun: Callable[[], bool] = lambda: False
+) -> RunResult:
+    """The run at `path`, begun again if nothing was done yet, as whoever started it would.
+
+    `begun` says whether something was asked of a client: then nothing may be begun again.
+    """
+    try:
+        return codex_ray.run(resume=path)
+    except RunDirectoryError as error:
+        if "has ended" in str(error):
+            return RunResult.read(path)
+        assert "holds no" in str(error), error
+        assert not begun(), "what was released is forgotten"
+        shutil.rmtree(path, ignore_errors=True)
+        return codex_ray.run(config, out=path)

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import Killed, killing
+from killing import Killed, go_on, killing
 
 import codex_ray
-from codex_ray.errors import RunDirectoryError
 from codex_ray.federation.round import Round
 from codex_ray.records.result import RunResult
 
@@ -79,19 +78,6 @@ def dying(path: Path, **how: Any) -> Iterator[Any]:
         yield steps
 
 
-def go_on(config: dict[str, Any], path: Path, released: Released) -> RunResult:
-    """The run at `path`, begun again only where nothing was asked of anyone."""
-    try:
-        return codex_ray.run(resume=path)
-    except RunDirectoryError as error:
-        if "has ended" in str(error):
-            return RunResult.read(path)
-        assert "holds no" in str(error), error
-        assert not released.of, "what was released is forgotten"
-        shutil.rmtree(path, ignore_errors=True)
-        return codex_ray.run(config, out=path)
-
-
 def check_paid(
     result: RunResult, released: Released, price: dict[int, float], *, crashes: int
 ) -> None:
@@ -117,7 +103,7 @@ def test_killed_before_any_write(unseeded, released, price, every, tmp_path) -> 
         path = tmp_path / f"{at:03d}"
         with dying(path, at=at):
             codex_ray.run(unseeded, out=path)
-        result = go_on(unseeded, path, released)
+        result = go_on(unseeded, path, begun=lambda: bool(released.of))
         check_paid(result, released, price, crashes=1)
         paid[result.privacy[0]["releases"]] += 1
         shutil.rmtree(path)
@@ -145,7 +131,7 @@ def test_released_then_killed_before_anything_else(
         codex_ray.run(unseeded, out=path)
     released.at_once = lambda: None
     assert set(released.of.values()) == {round + 1}
-    result = go_on(unseeded, path, released)
+    result = go_on(unseeded, path, begun=lambda: bool(released.of))
     assert set(released.of.values()) == {ROUNDS}
     check_paid(result, released, price, crashes=1)
     assert {spend["releases"] for spend in result.privacy} == {ROUNDS}
@@ -169,5 +155,5 @@ def test_killed_twice(unseeded, released, price, tmp_path) -> None:
             else:
                 codex_ray.run(unseeded, out=path)
     released.at_once = lambda: None
-    check_paid(go_on(unseeded, path, released), released, price, crashes=2)
+    check_paid(go_on(unseeded, path, begun=lambda: bool(released.of)), released, price, crashes=2)
     assert set(released.of.values()) == {ROUNDS}

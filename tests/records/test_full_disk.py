@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import killing
+from killing import go_on, killing
 from rounds_told import told as told_round
-from test_killed_anywhere import check_whole, go_on
+from test_killed_anywhere import check_whole
 
 import codex_ray
 from codex_ray.errors import RunDirectoryError

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import Killed, killing
+from killing import Killed, go_on, killing
 
 import codex_ray
 from codex_ray.errors import RunDirectoryError
-from codex_ray.records.result import RunResult
 
 
 @pytest.fixture
@@ -23,18 +22,6 @@ def tiny(silos: dict[str, Any]) -> dict[str, Any]:
     """Six clients whose sum is taken on trust: it is files that are to be tried."""
     federation = silos["federation"] | {"protocol": {"kind": "ideal"}}
     return silos | {"federation": federation, "rounds": 2, "name": "tiny"}
-
-
-def go_on(config: dict[str, Any], path: Path) -> RunResult:
-    """The run at `path`, begun again if nothing was done yet, as whoever started it would."""
-    try:
-        return codex_ray.run(resume=path)
-    except RunDirectoryError as error:
-        if "has ended" in str(error):
-            return RunResult.read(path)
-        assert "holds no" in str(error), error
-        shutil.rmtree(path, ignore_errors=True)
-        return codex_ray.run(config, out=path)
 
 
 def told(path: Path) -> list[dict[str, Any]]:

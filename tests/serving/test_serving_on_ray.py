@@ -26,6 +26,7 @@ from served_folder import FolderSource
 
 from codex_ray.bench.processes import family
 from codex_ray.cluster.certificates import issue, make_authority
+from codex_ray.cluster.processes import title_of
 from codex_ray.cluster.serve_app import Scale, serving
 from codex_ray.cluster.strangers import Answer, knock
 from codex_ray.serving.application import Settings
@@ -196,8 +197,8 @@ def listeners() -> list[tuple[Address, int, str]]:
     """Address, port and name of everything that this process and its children listen at."""
     sockets: dict[str, str] = {}
     for pid in family():
+        title = title_of(pid)
         try:
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             links = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
         except OSError:
             continue

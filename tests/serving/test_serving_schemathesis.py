@@ -57,6 +57,16 @@ def asked(house: House, case: Any) -> tuple[bool, Said]:
     return "json" in made, asyncio.run(one())
 
 
+THE_SAME = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+"""The same requests each time, however long they take."""
+
+
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_the_description_is_true(open_house: House, mode: str) -> None:
     described = document(served("1"))
@@ -68,14 +78,7 @@ def test_the_description_is_true(open_house: House, mode: str) -> None:
     found: set[int] = set()
 
     @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
-    @settings(
-        max_examples=53,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(THE_SAME, max_examples=53)
     def ask(case: Any) -> None:
         is_json, said = asked(open_house, case)
         valid = is_json and request.is_valid(case.body)
@@ -119,14 +122,7 @@ def test_what_takes_nothing_answers_as_described(open_house: House, path: str) -
     found: list[Said] = []
 
     @given(case=operation.as_strategy())
-    @settings(
-        max_examples=2,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(THE_SAME, max_examples=2)
     def ask(case: Any) -> None:
         good = sent(open_house, case, key=all_of_it)
         assert good.status == 200
