@@ -28,6 +28,10 @@ HALF_STEP: Final = 2.0**-53
 TURN: Final = np.float32(2 * math.pi / 2**32)
 """The angle of one unit of 32 bits, of which a whole turn is 2^32."""
 
+WIDE: Final = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether numpy has a logarithm for this processor that takes a third of the time of torch's. Where
+it has none it takes longer, and rounds to the same float32."""
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -63,14 +67,21 @@ class _Block:
         np.bitwise_or(self.bits, ONE, out=self.bits)
         uniform = self.bits.view(np.float64)
         np.subtract(uniform, 1 - HALF_STEP, out=uniform)
-        torch.from_numpy(uniform).log_()  # numpy's own takes three times as long
+        _logarithms(uniform)
         np.copyto(self.radius, uniform, casting="same_kind")
         np.multiply(self.radius, np.float32(-2 * scale * scale), out=self.radius)
         np.sqrt(self.radius, out=self.radius)
         np.multiply(self.cosine, TURN, out=self.cosine)
-        cosine = torch.from_numpy(self.cosine)
-        torch.sin(cosine, out=torch.from_numpy(self.sine))
-        cosine.cos_()
+        np.sin(self.cosine, out=self.sine)
+        np.cos(self.cosine, out=self.cosine)
+
+
+def _logarithms(values: npt.NDArray[np.float64]) -> None:
+    """Of `values`, in place, by whichever library is faster here."""
+    if WIDE:
+        np.log(values, out=values)
+    else:
+        torch.from_numpy(values).log_()
 
 
 class StepNoise:

@@ -91,6 +91,17 @@ def test_the_block_is_nothing_to_the_draws(monkeypatch) -> None:
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=5 * LAST_BITS)
 
 
+def test_either_library_takes_the_same_logarithms(monkeypatch) -> None:
+    """Nodes whose processors differ are told of; their noise does not differ for this."""
+    found = []
+    for wide in (False, True):
+        monkeypatch.setattr(lane_noise, "WIDE", wide)
+        out = torch.empty(1 << 20)
+        StepNoise([1 << 20]).draw(TREE.stream("library"), 1.0, out=out)
+        found.append(out.numpy())
+    np.testing.assert_array_equal(*found)
+
+
 def test_it_is_normal() -> None:
     out = torch.empty(200_000)
     StepNoise([200_000]).draw(TREE.stream("normal"), 2.0, out=out)
