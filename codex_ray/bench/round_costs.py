@@ -258,7 +258,7 @@ def two_hosts(scale: float) -> Iterator[Row]:
     bare: dict[int, list[float]] = {1: [], 2: []}
     others = []
     with one_cluster():
-        for _ in range(fewer(3, scale, least=1)):
+        for _ in range(fewer(TURNS, scale, least=1)):
             for count in rates:
                 workload = Workload("cnn", cohort=400, hosts=count).scaled(scale)
                 with running(workload) as run:

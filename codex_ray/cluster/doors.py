@@ -16,7 +16,7 @@ from ray._private import parameter, ray_constants, services
 from ray._private import utils as ray_utils
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from codex_ray.cluster.inherited import environment
+from codex_ray.cluster.inherited import INLINE_SWITCH, environment
 from codex_ray.cluster.joined_before import noted
 from codex_ray.cluster.preflight import check_dashboard, check_joining, check_own, keys_from
 from codex_ray.errors import ClusterError
@@ -24,6 +24,9 @@ from codex_ray.records.private_files import private_folder
 
 OBJECT_STORE: Final = 512 * 2**20
 """Bytes of shared memory that a Ray of our own gets."""
+INLINE: Final = 2**20
+"""Bytes up to which a value travels with its call, in a Ray of our own. A detour through the object
+store takes its processes two milliseconds, which copying a megabyte does not."""
 LONGEST_FOLDER: Final = 38
 """Characters of a folder under which Ray's sockets still have names short enough for Linux."""
 LOOPBACK_SWITCH: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -52,7 +55,7 @@ def own_ray(*, insecure_local: bool = False) -> Iterator[list[str]]:
     demand(os.environ.get("RAY_AUTH_MODE", "token"))
     with own_token():
         try:
-            with on_loopback(), unattended():
+            with on_loopback(), unattended(), environment(_large_calls()):
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -168,6 +171,11 @@ def unattended() -> Iterator[None]:
     finally:
         parameter.RayParams, services.start_api_server = kept[:2]
         ray_utils.get_dashboard_dependency_error = kept[2]
+
+
+def _large_calls() -> dict[str, str]:
+    """Has small models travel with the calls, unless the user has said what is to."""
+    return {INLINE_SWITCH: os.environ.get(INLINE_SWITCH, str(INLINE))}
 
 
 def _no_api_server(*_: Any, **__: Any) -> tuple[str, None]:

@@ -10,12 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import ray
 
+from codex_ray.cluster.inherited import INLINE_SWITCH
 from codex_ray.errors import HostLost
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Carrier, Frames, work_here
@@ -24,8 +25,8 @@ from codex_ray.wire import Frame
 
 Raw: TypeAlias = bytes | npt.NDArray[np.uint8]
 """Bytes on their way: a large piece as an array, which Ray shares instead of copying it."""
-INLINE = 100_000
-"""Bytes from which Ray puts a piece into its object store."""
+INLINE: Final = int(os.environ.get(INLINE_SWITCH, "100000"))
+"""Bytes from which Ray puts a piece into its object store, unless it was started otherwise."""
 
 
 class CarrierServer:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
+
+INLINE_SWITCH: Final = "RAY_max_direct_call_object_size"
+"""Bytes up to which Ray sends a value along with a call instead of through its object store."""
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """Which clients a host trains next: by what they have taken so far, the longest first.
 
 A host with room gets a share of what is left. So chunks are large at first, and small when it
-matters who ends last (guided self-scheduling, Polychronopoulos and Kuck 1987). What a client takes
-is learnt from what whole chunks took, and decides where it is trained and nothing else: every
-assignment gives the same updates.
+matters who ends last (guided self-scheduling, Polychronopoulos and Kuck 1987); the last ones are
+cut so that all hosts end together. What a client takes is learnt from what whole chunks took, and
+decides where it is trained and nothing else: every assignment gives the same updates.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,8 @@ from codex_ray.types import ClientId
 
 LEAST: Final = 0.05
 """Seconds of work that are worth a call, which costs about a millisecond."""
+SLIGHT: Final = 0.01
+"""Seconds of work for which a host that is busy is not called once more."""
 SHARE: Final = 3
 """A chunk is one part in so many of what is left for each host."""
 UNTIMED: Final = 8
@@ -74,6 +77,24 @@ class Costs:
         return np.ones(len(clients)) if self._alike else self._guess[clients]
 
 
+@dataclass
+class _Load:
+    """What a host has been given and has not done yet, with what it is expected to take.
+
+    Attributes:
+        chunks: in the order in which it does them.
+        since: when it began with the first of them.
+    """
+
+    chunks: dict[tuple[ClientId, ...], float] = field(default_factory=dict)
+    since: float = 0.0
+
+    def left(self, now: float) -> float:
+        """Seconds that it is still expected to take."""
+        first = next(iter(self.chunks.values()), 0.0)
+        return sum(self.chunks.values()) - min(first, now - self.since)
+
+
 class Pool:
     """The clients of a trip that no host has yet, longest first."""
 
@@ -93,19 +114,55 @@ class Pool:
         self._hosts = hosts
         self._together = min(together, max(1, math.ceil(len(clients) / hosts)))
         self._left = sum(self._worth)
+        self._timed = costs.timed
         least = self._left / hosts
         self._least = min(LEAST, least) if costs.timed else least / UNTIMED
+        self._loads: dict[int, _Load] = {}
 
-    def take(self) -> tuple[ClientId, ...]:
-        """The next chunk, in increasing order of the clients; empty when none are left."""
+    def take(self, host: int, now: float) -> tuple[ClientId, ...]:
+        """The next chunk for this host, in increasing order of the clients.
+
+        It is empty when none are left; or when others will be done with the rest by the time when
+        this host is done with what it has.
+
+        Args:
+            host: which one asks.
+            now: the time, in seconds of any clock.
+        """
+        load = self._loads.setdefault(host, _Load())
         share = max(self._least, self._left / (SHARE * self._hosts))
+        level = self._level(load, now)
+        if load.chunks and level < SLIGHT:
+            return ()
+        last = level < share + self._least / 2
         first, worth = self._at, 0.0
         while self._at < len(self._queue):
             cost = self._worth[self._at]
-            whole = (self._at - first) % self._together == 0
-            if self._at > first and whole and worth + cost / 2 > share:
+            whole = last or (self._at - first) % self._together == 0
+            if self._at > first and whole and worth + cost / 2 > (level if last else share):
                 break
             worth += cost
             self._at += 1
         self._left -= worth
-        return tuple(sorted(self._queue[first : self._at]))
+        chunk = tuple(sorted(self._queue[first : self._at]))
+        if chunk:
+            load.since = load.since if load.chunks else now
+            load.chunks[chunk] = worth
+        return chunk
+
+    def done(self, host: int, chunk: tuple[ClientId, ...], now: float) -> None:
+        """The host has done a chunk, and begins with its next one."""
+        load = self._loads.get(host)
+        if load is not None and load.chunks.pop(chunk, None) is not None:
+            load.since = now
+
+    def gone(self, host: int) -> None:
+        """The host is lost, with whatever it had: that is no matter of this pool any more."""
+        self._loads.pop(host, None)
+
+    def _level(self, load: _Load, now: float) -> float:
+        """Seconds of work with which a host would end when all of them could end at once."""
+        if not self._timed:
+            return math.inf  # What is expected is in no unit yet.
+        everybody = sum(other.left(now) for other in self._loads.values())
+        return (self._left + everybody) / self._hosts - load.left(now)

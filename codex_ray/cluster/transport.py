@@ -232,6 +232,7 @@ class RayTransport:
         self._hosts.did(host)
         if trip.pool is not None:
             trip.done.setdefault(host, []).append(chunk)
+            trip.pool.done(host, chunk, time.monotonic())
         if trip.stage is Stage.TRAIN and host in self._warm:
             self._costs.learn(chunk, parcel.seconds)
         self._warm.add(host)  # its first chunk took what it took to warm up

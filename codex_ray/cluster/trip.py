@@ -7,6 +7,7 @@ over.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Trip:
             return self.own[host].popleft()
         if self.again:
             return self.again.popleft()
-        return self.pool.take() if self.pool is not None else ()
+        return self.pool.take(host, time.monotonic()) if self.pool is not None else ()
 
     def take(self, parcel: Parcel) -> None:
         """Keeps the replies of a chunk; equal ones stay one object."""
@@ -115,6 +116,8 @@ class Trip:
         Raises:
             HostLost: the round has to start over.
         """
+        if self.pool is not None:
+            self.pool.gone(host)
         for earlier in self.done.pop(host, []):
             self.undo_chunk(earlier, f"host {host} is gone")
 

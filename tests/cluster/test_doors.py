@@ -31,8 +31,12 @@ for _ in range(2):
         class Actor:
             def token(self):
                 return os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]
+            def inline(self):
+                from codex_ray.cluster.hosts import INLINE
+                return INLINE
         actor = Actor.remote()
         mode, token = ray.get(actor.token.remote())
+        found["inline"] = ray.get(actor.inline.remote())
         found["tokens"].append(token)
         found["mode"], found["overlooked"] = mode, overlooked
         node = ray.nodes()[0]
@@ -45,7 +49,8 @@ for _ in range(2):
         found["unasked"] = [line for line in lines if any(name in line for name in asked)]
         from codex_ray.cluster.strangers import NODE_METHOD, knock
         found["stranger"] = knock("127.0.0.1", node["NodeManagerPort"], method=NODE_METHOD).name
-names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+         "RAY_max_direct_call_object_size")
 found["restored"] = all(os.environ.get(name) == before.get(name) for name in names)
 found["restored"] &= given == (
     parameter.RayParams, services.start_api_server, utils.get_dashboard_dependency_error
@@ -81,6 +86,7 @@ def test_a_ray_of_our_own_is_closed_without_being_asked() -> None:
     assert found["listening"] == ["127.0.0.1"] and found["ports"] >= 6
     assert found["stranger"] == "TOKEN"
     assert found["unasked"] == []  # no process that nobody here asks, and no door of its
+    assert found["inline"] == doors.INLINE
     assert found["restored"]
     folder = Path(doors.session_folder()).parent
     assert Path(found["socket"]).is_relative_to(folder)

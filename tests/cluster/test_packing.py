@@ -29,10 +29,10 @@ def play(pool: Pool, seconds: np.ndarray, *, hosts: int, tell: Callable = lambda
     """When the last host ends, and every chunk, on a clock of its own: refilled as they finish."""
     queues: list[list[tuple[int, ...]]] = [[] for _ in range(hosts)]
     for _ in range(IN_FLIGHT):
-        for queue in queues:
-            queue.append(pool.take())
+        for host, queue in enumerate(queues):
+            queue.extend(filter(None, [pool.take(host, 0.0)]))
     done: list[tuple[int, ...]] = []
-    ends = [(float(seconds[list(queue[0])].sum()), host) for host, queue in enumerate(queues)]
+    ends = [(float(seconds[list(q[0])].sum()), host) for host, q in enumerate(queues) if q]
     heapq.heapify(ends)
     now = 0.0
     while ends:
@@ -40,10 +40,11 @@ def play(pool: Pool, seconds: np.ndarray, *, hosts: int, tell: Callable = lambda
         chunk = queues[host].pop(0)
         done.append(chunk)
         tell(chunk, float(seconds[list(chunk)].sum()))
-        queues[host].append(pool.take())
-        if queues[host][0]:
+        pool.done(host, chunk, now)
+        queues[host].extend(filter(None, [pool.take(host, now)]))
+        if queues[host]:
             heapq.heappush(ends, (now + float(seconds[list(queues[host][0])].sum()), host))
-    return now, [chunk for chunk in done if chunk]
+    return now, done
 
 
 def learnt(seconds: np.ndarray, *, rounds: int, share: float = 0.3, **known) -> Costs:
@@ -65,8 +66,8 @@ def test_every_client_is_taken_once(hosts: int, together: int) -> None:
         _, chunks = play(pool, seconds, hosts=hosts)
         assert sorted(client for chunk in chunks for client in chunk) == cohort
         assert all(chunk == tuple(sorted(chunk)) for chunk in chunks)
-        assert pool.take() == ()
-        assert sum(len(chunk) % together != 0 for chunk in chunks) <= 1
+        assert pool.take(0, 1e9) == ()
+        assert sum(len(chunk) % together != 0 for chunk in chunks) <= (hosts if costs.timed else 1)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -106,27 +107,59 @@ def test_a_slow_host_is_given_less() -> None:
     """A host on a busy machine pulls less often; nothing needs to know that it is slow."""
     pool, speed = Pool(range(CLIENTS), learnt(np.full(CLIENTS, 0.01), rounds=2), hosts=2), [1, 3]
     busy, got = [0.0, 0.0], [0, 0]
-    while chunk := pool.take():
-        host = int(busy[1] < busy[0])
+    while chunk := pool.take(host := int(busy[1] < busy[0]), busy[host]):
         busy[host] += 0.01 * len(chunk) * speed[host]
         got[host] += len(chunk)
+        pool.done(host, chunk, busy[host])
+    assert sum(got) == CLIENTS
     assert got[0] > 2.5 * got[1] and abs(busy[0] - busy[1]) < 0.2
+
+
+def test_the_last_chunks_are_cut_so_that_hosts_end_together() -> None:
+    """However many of a program's lanes that fills: before, one waited for a full one."""
+    seconds = np.full(CLIENTS, 0.005)
+    pool = Pool(range(CLIENTS), learnt(seconds, rounds=3), hosts=2, together=16)
+    ended, chunks = play(pool, seconds, hosts=2)
+    assert ended <= seconds.sum() / 2 + 0.01
+    assert len(chunks) < 20
+
+
+def test_a_host_that_has_enough_is_given_nothing_more() -> None:
+    """Others will be done with the rest before it is; once it has nothing to do it helps."""
+    costs = learnt(np.full(CLIENTS, 0.01), rounds=3)
+    _tell(costs, [7], 1.0, times=20)
+    pool = Pool(range(40), costs, hosts=2)
+    assert pool.take(0, 0.0) == (7,)
+    assert pool.take(0, 0.0) == () != pool.take(1, 0.0)
+    pool.done(0, (7,), 0.01)
+    assert pool.take(0, 0.01) != ()
+
+
+def test_a_lost_host_is_not_counted_upon() -> None:
+    pool = Pool(range(CLIENTS), learnt(np.full(CLIENTS, 0.01), rounds=3), hosts=2)
+    pool.take(0, 0.0)
+    pool.gone(0)
+    chunks = []
+    while chunk := pool.take(1, 0.0):
+        chunks.append(chunk)
+        pool.done(1, chunk, 0.0)
+    assert max(map(len, chunks)) < CLIENTS / 4
 
 
 def test_chunks_are_worth_a_call_and_shrink() -> None:
     costs = learnt(np.full(CLIENTS, 0.01), rounds=3)
     chunks = []
     pool = Pool(range(CLIENTS), costs, hosts=2)
-    while chunk := pool.take():
-        chunks.append(len(chunk))
-    assert min(chunks[:-1]) * 0.01 >= LEAST * 0.9 and chunks[0] > 3 * chunks[-2]
+    _, done = play(pool, np.full(CLIENTS, 0.01), hosts=2)
+    chunks = [len(chunk) for chunk in done]
+    assert sorted(chunks)[2] * 0.01 >= LEAST * 0.9 and chunks[0] > 3 * chunks[-3]
     assert len(chunks) < 30
 
 
 def test_a_small_cohort_still_has_something_for_every_host() -> None:
     costs = learnt(np.full(CLIENTS, 1e-4), rounds=3)
     pool = Pool(range(4), costs, hosts=2)
-    assert [len(pool.take()) for _ in range(3)] == [2, 2, 0]
+    assert [len(pool.take(host, 0.0)) for host in (0, 1, 0)] == [2, 2, 0]
 
 
 def test_one_odd_measurement_moves_an_estimate_a_little() -> None:
@@ -167,11 +200,11 @@ class Scattered:
 
     def _train(self, outbox):
         inbox, pool = {}, Pool(list(outbox), self.costs, hosts=len(self.hosts))
-        while chunk := pool.take():
-            host = int(self.draw.integers(len(self.hosts)))
+        while chunk := pool.take(host := int(self.draw.integers(len(self.hosts))), 0.0):
             self.place |= dict.fromkeys(chunk, host)
             inbox |= self._ask(host, {client: outbox[client] for client in chunk})
             self.costs.learn(chunk, float(self.draw.lognormal()))
+            pool.done(host, chunk, 0.0)
         return inbox
 
     def _ask(self, host, frames):
