@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codex_ray.assembly import assemble, charges, figures_event
+from codex_ray.assembly import assemble, charges
 from codex_ray.consistency import check_budget
 from codex_ray.experiment import Experiment
+from codex_ray.figures import figures_event
 from codex_ray.privacy.events import event_in_words, flatten
 from codex_ray.privacy.ledger import EVERYONE
 

@@ -17,6 +17,7 @@ from codex_ray.errors import ConfigError, RunDirectoryError
 from codex_ray.experiment import GIVEN, Experiment
 from codex_ray.federation.state import RoundResult
 from codex_ray.federation.transport import LocalTransport
+from codex_ray.figures import Asking
 from codex_ray.records.copied import holds_copies, newest
 from codex_ray.records.elsewhere import elsewhere, place_of
 from codex_ray.records.report import write_report
@@ -75,20 +76,19 @@ def run(
         return run_there(experiment, path, watch)
     with _one_thread():
         assembled = assemble(experiment, given)
+        assembled.check_files()
         if directory is None:
             RunDirectory.check_free(path)  # before Ray is started for nothing
         with _session(experiment) as (gpus, overlooked):
             if directory is None:
-                assembled = assembled.settled(gpus=gpus)
+                assembled = assembled.settled(gpus=gpus, asking=_asking(experiment))
                 directory = RunDirectory.create(path, config=to_yaml(assembled.experiment))
                 begin(assembled, directory)
             with directory.locked():
                 if resume is not None:
                     directory.reopen(config=to_yaml(experiment))
-                for result in _rounds(assembled, directory):
-                    if watch is not None:
-                        watch(result)
-                found = finish(assembled, directory, overlooked=overlooked)
+                last = _watched(_rounds(assembled, directory), watch)
+                found = finish(assembled, directory, overlooked=overlooked, last=last)
                 write_report(directory, found)
         return found
 
@@ -204,6 +204,16 @@ def _rounds(assembled: Assembled, directory: RunDirectory) -> Iterator[RoundResu
     yield from ray_rounds(assembled.experiment, directory)
 
 
+def _watched(results: Iterator[RoundResult | None], watch: Watcher | None) -> RoundResult | None:
+    """The last round's result, when the watcher has been told of all; None if there is none."""
+    last = None
+    for result in results:
+        last = result
+        if watch is not None:
+            watch(result)
+    return last
+
+
 @contextmanager
 def _session(experiment: Experiment) -> Iterator[tuple[float, list[str]]]:
     """Ray, if the experiment wants it: the GPUs that its hosts can have, and what is open."""
@@ -216,6 +226,15 @@ def _session(experiment: Experiment) -> Iterator[tuple[float, list[str]]]:
     cluster = experiment.cluster
     with ray_session(cluster.address, insecure_local=cluster.insecure_local) as overlooked:
         yield cluster_gpus(), overlooked
+
+
+def _asking(experiment: Experiment) -> Asking | None:
+    """Where clients are asked for figures of their records: on Ray hosts, if the run has some."""
+    if experiment.cluster.hosts == 0:
+        return None
+    from codex_ray.cluster.figure_hosts import figure_hosts
+
+    return figure_hosts
 
 
 def _is_far(experiment: Experiment, *, new: bool) -> bool:

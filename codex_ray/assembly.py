@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,7 +22,9 @@ from codex_ray.consistency import (
 from codex_ray.data.dataset import FederatedDataset
 from codex_ray.data.kept import opened
 from codex_ray.data.prepared import PreparedData
+from codex_ray.data.prepared_clients import PreparedClients
 from codex_ray.data.python_factory import CheckedDataset
+from codex_ray.data.stand_in import stand_in
 from codex_ray.data.tables import CsvFiles
 from codex_ray.errors import ConfigError
 from codex_ray.experiment import Experiment
@@ -34,6 +35,7 @@ from codex_ray.federation.field import FieldClock, Load
 from codex_ray.federation.round import Round
 from codex_ray.federation.state import ServerState
 from codex_ray.federation.transport import Answered, Transport
+from codex_ray.figures import Asking, asked_here, figures_event, release_of
 from codex_ray.learning.comparison import Baselines
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.evaluation import evaluate
@@ -42,7 +44,6 @@ from codex_ray.learning.models import Model, given_model
 from codex_ray.learning.plans import REFERENCE
 from codex_ray.learning.trainers import LocalTraining, check_labels
 from codex_ray.learning.vectorised import VectorisedTraining
-from codex_ray.preparation.release import Release
 from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.correlated_gaussian import CorrelatedGaussian
@@ -51,9 +52,6 @@ from codex_ray.privacy.ledger import Ledger
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.randomness import Randomness, Stream, fresh_secret
 from codex_ray.types import word_type
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 CHECKED_CLIENTS = 100
 
@@ -114,7 +112,21 @@ class Assembled:
             self.experiment.trainer, self.model, self.dataset, self.randomness.secret
         )
 
-    def settled(self, *, gpus: float) -> Assembled:
+    def check_files(self) -> None:
+        """Refuses files of records that a run would stumble over, before it begins.
+
+        Raises:
+            DataError: one is not what its manifest says; no record is read to find that out.
+        """
+        if isinstance(self._held, PreparedClients):
+            self._held.check()
+
+    @property
+    def _held(self) -> FederatedDataset:
+        """The records without local noise."""
+        return self.dataset.dataset if isinstance(self.dataset, NoisedDataset) else self.dataset
+
+    def settled(self, *, gpus: float, asking: Asking | None = None) -> Assembled:
         """The same with everything found out that every host, and a resumed run, goes by.
 
         That is the plan, the card of prepared data, and the figures by which features are scaled.
@@ -122,12 +134,13 @@ class Assembled:
 
         Args:
             gpus: that the hosts have.
+            asking: where clients are asked for figures of their records; here, if it is left out.
 
         Raises:
             ConfigError: the plan's device is not there; figures cost more than the budget.
             SumAborted: a client is not in a sum of figures.
         """
-        found = self._with_figures()
+        found = self._with_figures(asking or asked_here)
         experiment = found.experiment
         if experiment.cluster.hosts and experiment.plan.device.startswith("cuda:"):
             raise ConfigError(
@@ -135,15 +148,16 @@ class Assembled:
                 "set it to cuda"
             )
         cohort = experiment.federation.sampler.expected(self.dataset.population)
+        # How fast a kernel is depends on no value, so nobody's records are looked at for it.
         plan = experiment.plan.settled(
-            found._reference,
+            replace(found._reference, dataset=stand_in(found.dataset)),
             updates=max(1, math.ceil(experiment.rounds * cohort)),
             gpus=gpus,
             hosts=max(1, experiment.cluster.hosts),
         )
         return replace(found, experiment=experiment.model_copy(update={"plan": plan}))
 
-    def _with_figures(self) -> Assembled:
+    def _with_figures(self, asking: Asking) -> Assembled:
         """The same with the card of prepared data, and the figures that features are scaled by."""
         experiment, data = self.experiment, self.experiment.data
         if isinstance(data, PreparedData):
@@ -153,9 +167,10 @@ class Assembled:
             return replace(self, experiment=experiment)
         assert isinstance(data, CsvFiles | PreparedData) and data.prepare is not None
         self._check_figures()
+        columns = data.tables(self.randomness.public).columns
         release = release_of(experiment, self.dataset.population)
-        tables = data.tables(self.randomness.public)
-        statistics = release.statistics(tables, self.randomness)
+        with asking(experiment, self.dataset.population, self.randomness) as asked:
+            statistics = release.statistics(columns, asked, self.randomness)
         prepare = data.prepare.model_copy(update={"statistics": statistics})
         data = data.model_copy(update={"prepare": prepare})
         return assemble(experiment.model_copy(update={"data": data}), self.given)
@@ -283,15 +298,14 @@ class Assembled:
             return None
         fresh = build_model(self.experiment, self.given, self.dataset, self.randomness)
         # Baselines are without privacy: on the records as they are.
-        held = self.dataset.dataset if isinstance(self.dataset, NoisedDataset) else self.dataset
-        return self.experiment.compare.measure(fresh, held, public=self.randomness.public)
+        return self.experiment.compare.measure(fresh, self._held, public=self.randomness.public)
 
 
 def build_model(
     experiment: Experiment, given: Given, dataset: FederatedDataset, randomness: Randomness
 ) -> Model:
     """The experiment's model with its initial weights."""
-    example = torch.from_numpy(dataset.test().features[:1].copy())
+    example = torch.from_numpy(stand_in(dataset).test().features[:1].copy())
     if given.model is not None:
         return given_model(given.model, randomness.public, example=example)
     return experiment.model.build(randomness.public, example=example)
@@ -321,7 +335,8 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
             f"cluster.hosts is {experiment.cluster.hosts}, but there are only {dataset.population} "
             "clients to carry: lower it"
         )
-    if len(dataset.test()) == 0:
+    shown = stand_in(dataset)
+    if len(shown.test()) == 0:
         raise ConfigError("data: the test set is empty, so nothing could be measured")
     if experiment.debug and experiment.seed is None:
         raise ConfigError(
@@ -329,11 +344,11 @@ def assemble(experiment: Experiment, given: Given | None = None) -> Assembled:
             "debug: false or give a seed"
         )
     model = build_model(experiment, given, dataset, randomness)
-    check_labels(dataset.test(), model.outputs, where="the test set")
+    check_labels(shown.test(), model.outputs, where="the test set")
     for client in range(min(dataset.population, CHECKED_CLIENTS)):
-        check_labels(dataset.client(client), model.outputs, where=f"client {client}")
+        check_labels(shown.client(client), model.outputs, where=f"client {client}")
     initial = model.get()
-    experiment.trainer.check(model, dataset.test())
+    experiment.trainer.check(model, shown.test())
     codec = experiment.federation.codec(
         population=dataset.population,
         dimension=len(initial),
@@ -367,27 +382,6 @@ def _opened(experiment: Experiment, given: Given, randomness: Randomness) -> Fed
     if experiment.local_noise is None:
         return dataset
     return NoisedDataset(dataset, experiment.local_noise, randomness.secret)
-
-
-def release_of(experiment: Experiment, population: int) -> Release:
-    """How the figures of the experiment's records are found, and what that costs.
-
-    Without figures in the configuration the data are looked at, for how many columns they have.
-    """
-    asked, data = experiment.preparation, experiment.data
-    if asked.statistics is not None:
-        columns = len(asked.statistics.columns)
-    else:
-        assert isinstance(data, CsvFiles | PreparedData)  # Others release nothing.
-        columns = data.counted_columns()
-    return Release(asked, experiment.trainer, experiment.federation, population, columns)
-
-
-def figures_event(experiment: Experiment, population: int) -> DpEvent | None:
-    """What the release of figures costs whoever is in it; None where nothing is noised."""
-    if experiment.preparation.noise_multiplier is None:
-        return None
-    return release_of(experiment, population).event()
 
 
 def fresh_ledgers(

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from codex_ray.assembly import assemble, charges, figures_event
+from codex_ray.assembly import assemble, charges
 from codex_ray.errors import ConfigError, PrivacyError
 from codex_ray.experiment import Experiment
 from codex_ray.federation.charges import Charge
 from codex_ray.federation.federation import Federation
+from codex_ray.figures import figures_event
 from codex_ray.privacy.calibration import calibrate
 from codex_ray.privacy.claims import LOCAL, LOCAL_STEPS
 from codex_ray.privacy.events import Entries, Relation, flatten

@@ -19,6 +19,7 @@ from codex_ray.experiment import Experiment
 from codex_ray.federation.run import Run
 from codex_ray.federation.state import RoundResult, ServerState
 from codex_ray.federation.transport import Transport
+from codex_ray.learning.evaluation import METRICS
 from codex_ray.records.canonical import plain
 from codex_ray.records.checkpoint import Checkpoints
 from codex_ray.records.copied import held_at, newest
@@ -273,11 +274,16 @@ def begin(assembled: Assembled, directory: RunDirectory) -> None:
 
 
 def finish(
-    assembled: Assembled, directory: RunDirectory, *, overlooked: Sequence[str] = ()
+    assembled: Assembled,
+    directory: RunDirectory,
+    *,
+    overlooked: Sequence[str] = (),
+    last: RoundResult | None = None,
 ) -> RunResult:
     """Writes model, privacy and result from the last checkpoint, and returns the result.
 
-    `overlooked` is what was open to strangers about the Ray that it ran on.
+    `overlooked` is what was open to strangers about the Ray that it ran on, and `last` the last
+    round as it was told of, so that what it measured need not be measured again.
     """
     experiment = assembled.experiment
     state = _of_this_run(assembled, directory, Checkpoints(directory.checkpoint).load())
@@ -287,7 +293,6 @@ def finish(
     audit = _audit(assembled, directory, rounds=state.round)
     baselines = assembled.compare()
     larger = extrapolated(terms, rounds=state.round)
-    words = UNSEEDED if experiment.seed is None else SIMULATION
     figures = preparation(terms)
     result = RunResult(
         name=experiment.name,
@@ -302,7 +307,7 @@ def finish(
             if experiment.federation.faults.devices is None
             else round(state.totals.field_seconds, 3)
         ),
-        metrics=assembled.evaluate(state.params),
+        metrics=_metrics(assembled, state, last),
         privacy=[spend.to_json() for spend in spends],
         protocol=experiment.federation.protocol.kind,
         protection=experiment.federation.protocol.protection,
@@ -313,7 +318,7 @@ def finish(
         bytes_up=dict(sorted(state.totals.bytes_up.items())),
         model_sha256=parameters_sha256(state.params),
         seed=experiment.seed,
-        randomness=words,
+        randomness=UNSEEDED if experiment.seed is None else SIMULATION,
         baselines=baselines.summary() if baselines else {},
         alone=baselines.alone if baselines else [],
         wrap_probability=assembled.codec.wrap_probability,
@@ -328,6 +333,15 @@ def finish(
     issue(terms, state, directory, audit=audit or None)
     write_atomically(directory.result, to_json_bytes(result.model_dump(exclude={"directory"})))
     return result
+
+
+def _metrics(
+    assembled: Assembled, state: ServerState, last: RoundResult | None
+) -> dict[str, float]:
+    """Of the state's model on the test set: as its round measured them, or measured here."""
+    if last is None or last.round + 1 != state.round or "evaluate" not in last.seconds:
+        return assembled.evaluate(state.params)
+    return {name: last.metrics[name] for name in METRICS if name in last.metrics}
 
 
 def _unsafe(experiment: Experiment, overlooked: Sequence[str]) -> list[str]:

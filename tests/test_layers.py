@@ -21,7 +21,7 @@ FLOORS = [
     {"preparation"},
     {"threads"},
     {"experiment"},
-    {"consistency"},
+    {"consistency", "figures"},
     {"assembly"},
     {"config", "accounting", "calibrating"},
     {"auditing", "certifying", "sweeping"},

@@ -24,9 +24,10 @@ from pooling import (
 
 import codex_ray
 from codex_ray.accounting import claims, costs
-from codex_ray.assembly import assemble, figures_event
+from codex_ray.assembly import assemble
 from codex_ray.config import experiment_from, load_yaml
 from codex_ray.errors import CodexRayError, ConfigError
+from codex_ray.figures import figures_event
 from codex_ray.preparation.prepare import prepare
 from codex_ray.preparation.release import Release
 from codex_ray.preparation.schema import Schema

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from codex_ray.assembly import release_of
 from codex_ray.certifying.terms import Terms
 from codex_ray.data.prepared import PreparedData
 from codex_ray.data.preparing import Prepare
+from codex_ray.figures import release_of
 from codex_ray.records.canonical import digest, plain
 from codex_ray.records.certificate import FiguresSpent, Preparation, Source
 

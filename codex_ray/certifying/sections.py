@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from codex_ray.assembly import release_of
 from codex_ray.certifying.figures import GENERALISED
 from codex_ray.certifying.terms import Terms
 from codex_ray.data.prepared import PreparedData
 from codex_ray.errors import PrivacyError
 from codex_ray.federation.charges import Charge
+from codex_ray.figures import release_of
 from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd

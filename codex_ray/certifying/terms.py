@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from codex_ray.assembly import Assembled, charges, figures_event, fresh_ledgers, release_of
+from codex_ray.assembly import Assembled, charges, fresh_ledgers
 from codex_ray.experiment import Experiment
 from codex_ray.federation.charges import Charge
+from codex_ray.figures import figures_event, release_of
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.local_noise import LocalGaussianRecords, RandomisedResponse

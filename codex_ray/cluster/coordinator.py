@@ -78,10 +78,12 @@ class CoordinatorServer:
         """
         assembled = self._assembled or self._build(placement, crew.berth)
         from codex_ray.data.in_memory import InMemory
+        from codex_ray.data.prepared_clients import PreparedClients
         from codex_ray.running import rounds
 
         experiment, dataset = assembled.experiment, assembled.dataset
-        sizes = dataset.sizes if isinstance(dataset, InMemory) else None  # others make theirs
+        # Others make their records.
+        sizes = dataset.sizes if isinstance(dataset, InMemory | PreparedClients) else None
         transport = self._transport = RayTransport(
             crew.hosts[: dataset.population],
             population=dataset.population,

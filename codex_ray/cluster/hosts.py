@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Carrier, Frames, work_here
 from codex_ray.threads import import_torch_alone, importing, long_lived
 from codex_ray.wire import Frame
+
+if TYPE_CHECKING:
+    from codex_ray.experiment import Experiment
 
 Raw: TypeAlias = bytes | npt.NDArray[np.uint8]
 """Bytes on their way: a large piece as an array, which Ray shares instead of copying it."""
@@ -110,23 +113,35 @@ class HostServer(CarrierServer):
             limit: the part of its GPU's memory that its tensors may take; None without a GPU.
             data: its data set as plain arrays, where those are shared; else it opens its own.
         """
-        sys.path += [path for path in paths if path not in sys.path]
-        spec = json.loads(experiment)
-        with importing():
-            if only_ours(spec):
-                import_torch_alone()
-            from codex_ray.assembly import assemble
-            from codex_ray.cluster.shared_data import shared
-            from codex_ray.config import experiment_from
-        long_lived()
+        of = experiment_there(experiment, paths)
+        from codex_ray.assembly import assemble
+        from codex_ray.cluster.shared_data import shared
+
         if limit is not None:
             from codex_ray.learning.device_memory import keep_within
 
             keep_within(limit)
-        of = experiment_from(spec)
         with shared(of, data):
             assembled = assemble(of)
         super().__init__(assembled.host)
+
+
+def experiment_there(experiment: str, paths: list[str]) -> Experiment:
+    """The experiment of this JSON, in a process that has just begun and computes for it from here.
+
+    Args:
+        experiment: as JSON.
+        paths: where Python modules are found.
+    """
+    sys.path += [path for path in paths if path not in sys.path]
+    spec = json.loads(experiment)
+    with importing():
+        if only_ours(spec):
+            import_torch_alone()
+        import codex_ray.assembly  # noqa: F401  # torch comes with it
+        from codex_ray.config import experiment_from
+    long_lived()
+    return experiment_from(spec)
 
 
 def only_ours(spec: Mapping[str, Any]) -> bool:

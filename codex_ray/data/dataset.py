@@ -23,6 +23,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of memory they take."""
+        return self.features.nbytes + self.labels.nbytes
+
     def checked(self, where: str) -> Records:
         """These records, or an error that names `where` they came from.
 
@@ -49,7 +54,9 @@ class FederatedDataset(Protocol):
     """Who holds which records. Clients are numbered from 0 and may be made only when asked for.
 
     One that reads records when it is asked for them may have an attribute `prefetch` that is true:
-    then another thread may ask, for those of the next clients while some are trained.
+    then another thread may ask, for those of the next clients while some are trained. And one
+    `stand_in`, a data set of the same shapes: then whatever depends on no value is found out by
+    that, and records are read by nobody but those who train or measure.
     """
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,12 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from codex_ray.data.column_statistics import Ranges
-from codex_ray.data.dataset import FederatedDataset
+from codex_ray.data.on_request import KEPT, OnRequest
+from codex_ray.data.prepared_clients import PreparedClients
+from codex_ray.data.prepared_manifest import Manifest
 from codex_ray.data.prepared_shards import PreparedShards, RawRecords
 from codex_ray.data.preparing import FIXED, Prepare, check_missing
-from codex_ray.data.raw_tables import Columns, RawTable, RawTables
+from codex_ray.data.raw_tables import Columns, RawTable, RawTables, divided
 from codex_ray.data.unknown_name import did_you_mean
 from codex_ray.errors import ConfigError, DataError
 from codex_ray.randomness import SeedTree
@@ -24,7 +27,8 @@ class PreparedData(Component):
     """A folder of prepared shards, one for each client.
 
     Numbers are scaled to [-1, 1] by the public ranges of the schema; a category is one feature for
-    each value of the schema. Every process reads the files, and checks them against their manifest.
+    each value of the schema. A process reads the shards of the clients that it trains, and checks
+    each against the manifest when it does.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -78,14 +82,23 @@ class PreparedData(Component):
         check_missing(self.prepare, self.missing)
         return self
 
-    def open(self, public: SeedTree) -> FederatedDataset:
-        """Every shard read and checked.
+    def open(self, public: SeedTree) -> PreparedClients:
+        """The clients of the folder, whose shards are read and checked when they are asked for.
 
         Raises:
             ConfigError: the records were prepared for another purpose, or a name is unknown.
-            DataError: a file is not that of its manifest, or a value is missing.
+            DataError: the manifest, the schema or the card is not what it should be.
         """
-        return self.tables(public).dataset(self.preparation)
+        shards = self._shards()
+        # What is read is scaled at once, and kept as that.
+        tables = self._tables(shards, public, most=0)
+        return PreparedClients(
+            tables,
+            self.preparation,
+            sizes=self._sizes(shards.manifest),
+            classes=shards.manifest.label.classes,
+            check=partial(self._check, shards),
+        )
 
     @property
     def preparation(self) -> Prepare:
@@ -96,29 +109,41 @@ class PreparedData(Component):
         return asked
 
     def tables(self, public: SeedTree) -> RawTables:
-        """The numbers in every shard, not yet scaled.
+        """The numbers in every shard, not yet scaled, and read when they are asked for.
 
         Raises:
             ConfigError, DataError: as `open`.
         """
-        shards = self._shards()
-        manifest = shards.manifest
+        return self._tables(self._shards(), public, most=KEPT)
+
+    def _tables(self, shards: PreparedShards, public: SeedTree, *, most: int) -> RawTables:
+        """The same of these shards; up to `most` bytes of what was read are kept."""
+        shards.check_day()
         chosen = self._chosen(shards)
         columns = _columns(shards, chosen)
-        clients = [
-            self._table(columns, shards.client(number), chosen, shard.client)
-            for number, shard in enumerate(manifest.shards)
-        ]
-        if self.test_client is None:
-            return self._held(columns, clients, public)
-        names = [shard.client for shard in manifest.shards]
-        if self.test_client not in names:
-            raise ConfigError(
-                f"data.test_client: {self.test_client!r}: {did_you_mean(self.test_client, names)}"
+        trained, test = self._places(shards.manifest)
+
+        def whole(place: int) -> RawTable:
+            name = shards.manifest.shards[place].client
+            return self._table(columns, shards.client(place), chosen, name)
+
+        def part(which: int, client: int) -> RawTable:
+            draws = public.stream("data", self.kind, "test", client).numpy()
+            return divided(whole(trained[client]), self.test_fraction or 0.0, draws)[which]
+
+        if test is not None:
+            clients = OnRequest(len(trained), lambda one: whole(trained[one]), most=most)
+            held_out = OnRequest(1, lambda _: whole(test), most=most)
+            return RawTables(columns, clients, held_out, from_client=False)
+        counts = [shards.manifest.shards[place].records for place in trained]
+        if not sum(self._given(count) for count in counts):
+            raise DataError(
+                f"data.test_fraction: {self.test_fraction} of such small clients holds out no "
+                "record: raise it"
             )
-        test = names.index(self.test_client)
-        rest = [*clients[:test], *clients[test + 1 :]]
-        return RawTables(columns, rest, [clients[test]], from_client=False)
+        clients = OnRequest(len(trained), partial(part, 0), most=most)
+        held_out = OnRequest(len(trained), partial(part, 1), most=0)
+        return RawTables(columns, clients, held_out, from_client=True)
 
     def counted_columns(self) -> int:
         """How many columns have figures.
@@ -190,33 +215,66 @@ class PreparedData(Component):
         where = f"{self.path}, client {name!r}"
         values, labels = raw.features[:, chosen], raw.labels
         gaps = np.isnan(values)
-        filled = self.prepare is not None and self.prepare.imputation is not None
-        if gaps.any() and self.missing == "refuse" and not filled:
+        if gaps.any() and self.missing == "refuse" and not self._filled:
             column = columns.names[int(np.flatnonzero(gaps.any(axis=0))[0])]
-            raise DataError(
-                f"{where}: {int(gaps.any(axis=1).sum())} records lack a number, the first in "
-                f"{column!r}: set data.missing, or leave it out of data.features"
-            )
+            count = int(gaps.any(axis=1).sum())
+            raise self._lacks(name, f"{count} records lack a number, the first in {column!r}")
         if self.missing == "drop":
             values, labels = values[~gaps.any(axis=1)], labels[~gaps.any(axis=1)]
         if not len(labels):
             raise DataError(f"{where}: no record is complete: drop columns")
         return RawTable(values, labels, where)
 
-    def _held(self, columns: Columns, clients: list[RawTable], public: SeedTree) -> RawTables:
-        """The clients without, and the test set of, the fraction that each gives up."""
-        tables = RawTables.held(
-            columns,
-            clients,
-            fraction=self.test_fraction or 0.0,
-            draws=lambda client: public.stream("data", self.kind, "test", client).numpy(),
-        )
-        if not sum(len(part.labels) for part in tables.held_out):
-            raise DataError(
-                f"data.test_fraction: {self.test_fraction} of such small clients holds out no "
-                "record: raise it"
+    def _places(self, manifest: Manifest) -> tuple[list[int], int | None]:
+        """Whose shards are trained on, and whose is the test set, if it is one client's.
+
+        Raises:
+            ConfigError: there is no such client.
+        """
+        names = [shard.client for shard in manifest.shards]
+        if self.test_client is None:
+            return list(range(len(names))), None
+        if self.test_client not in names:
+            raise ConfigError(
+                f"data.test_client: {self.test_client!r}: {did_you_mean(self.test_client, names)}"
             )
-        return tables
+        test = names.index(self.test_client)
+        return [place for place in range(len(names)) if place != test], test
+
+    def _given(self, records: int) -> int:
+        """How many of so many records of a client are held out."""
+        return round((self.test_fraction or 0.0) * records)
+
+    def _sizes(self, manifest: Manifest) -> list[int]:
+        """How many records each client trains on, if none is left out for what it lacks."""
+        counts = [manifest.shards[place].records for place in self._places(manifest)[0]]
+        return [count - self._given(count) for count in counts]
+
+    def _check(self, shards: PreparedShards) -> None:
+        """Refuses files that a run would stumble over; no record is read.
+
+        Raises:
+            DataError: a shard is not the file of the manifest, or says that it lacks a number.
+        """
+        shards.check_files()
+        if self.missing != "refuse" or self._filled:
+            return
+        used = self.features or tuple(one.name for one in shards.manifest.features)
+        for place, shard in enumerate(shards.manifest.shards):
+            lacking = shards.lacking(place)
+            for name in used:
+                if lacking.get(name):
+                    raise self._lacks(shard.client, f"{lacking[name]} records lack {name!r}")
+
+    @property
+    def _filled(self) -> bool:
+        return self.prepare is not None and self.prepare.imputation is not None
+
+    def _lacks(self, client: str, what: str) -> DataError:
+        return DataError(
+            f"{self.path}, client {client!r}: {what}: set data.missing, or leave it out of "
+            "data.features"
+        )
 
 
 def _columns(shards: PreparedShards, chosen: npt.NDArray[np.int64]) -> Columns:

@@ -137,7 +137,30 @@ def read_vouched(file: Path, sha256: str) -> bytes:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+        raise _unreadable(file, error) from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(f"{file}: is not the file of its manifest: prepare the records again")
+        raise _other(file)
     return content
+
+
+def check_vouched(file: Path, sha256: str) -> None:
+    """Returns when the file has the hash in the manifest; it is read in blocks, and not kept.
+
+    Raises:
+        DataError: as `read_vouched`.
+    """
+    try:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    if found != sha256:
+        raise _other(file)
+
+
+def _unreadable(file: Path, error: OSError) -> DataError:
+    return DataError(f"{file}: cannot be read: {error.strerror or error}")
+
+
+def _other(file: Path) -> DataError:
+    return DataError(f"{file}: is not the file of its manifest: prepare the records again")

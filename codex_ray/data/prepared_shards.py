@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from codex_ray.data.prepared_manifest import (
     Encoding,
     Manifest,
     Shard,
+    check_vouched,
     manifest_and_content,
     read_vouched,
 )
@@ -29,6 +31,7 @@ from codex_ray.types import ClientId
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import parquet as pq
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,7 @@ class PreparedShards:
                 its last day is past.
         """
         check_client(client, len(self.manifest.shards))
-        last = self.manifest.delete_after
-        if last is not None and prepared_manifest.today() > last:
-            raise DataError(
-                f"{self.folder}: its records were to be deleted after {last}: delete the folder"
-            )
+        self.check_day()
         shard = self.manifest.shards[client]
         content = read_vouched(self.folder / shard.file, shard.sha256)
         import pyarrow as pa  # a host with other data does without
@@ -113,19 +112,79 @@ class PreparedShards:
         try:
             table = parquet.read_table(pa.BufferReader(content), use_threads=False)
         except pa.ArrowException as error:
-            raise DataError(f"{self.folder / shard.file}: is no Parquet ({error})") from None
+            raise _no_parquet(self.folder / shard.file, error) from None
         return self._encoded(shard, table)
+
+    def check_day(self) -> None:
+        """Returns when the records may still be read.
+
+        Raises:
+            DataError: their last day is past.
+        """
+        last = self.manifest.delete_after
+        if last is not None and prepared_manifest.today() > last:
+            raise DataError(
+                f"{self.folder}: its records were to be deleted after {last}: delete the folder"
+            )
+
+    def check_files(self) -> None:
+        """Returns when every shard is the file of the manifest; no record is decoded.
+
+        Raises:
+            DataError: one is another, or cannot be read.
+        """
+        for shard in self.manifest.shards:
+            check_vouched(self.folder / shard.file, shard.sha256)
+
+    def lacking(self, client: ClientId) -> dict[str, int]:
+        """How many values each number or flag of a client lacks, where its file counts them.
+
+        A Parquet file does so in its last bytes, which alone are read.
+
+        Raises:
+            DataError: the file is no Parquet, or cannot be read.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        file = self.folder / self.manifest.shards[client].file
+        try:
+            counted = _nulls(parquet.read_metadata(file))
+        except (OSError, pa.ArrowException) as error:
+            raise _no_parquet(file, error) from None
+        return {
+            encoding.name: max(
+                counted.get(name, 0)
+                for name in (encoding.name, f"{encoding.name}.low", f"{encoding.name}.high")
+            )
+            for encoding in self.manifest.features
+            if encoding.kind != "category"
+        }
 
     def _encoded(self, shard: Shard, table: pa.Table) -> RawRecords:
         where = f"{self.folder / shard.file}"
         if table.num_rows != shard.records:
             raise DataError(f"{where}: {table.num_rows} records, but its manifest says otherwise")
-        parts = [_features(encoding, table, where) for encoding in self.manifest.features]
+        parts = [features_of(encoding, table, where) for encoding in self.manifest.features]
         label = self.manifest.label
         labels = np.asarray(_column(table, label.name, where), dtype=np.int64)
         if len(labels) and not 0 <= labels.min() <= labels.max() < label.classes:
             raise DataError(f"{where}: a label is outside 0 to {label.classes - 1}")
         return RawRecords(np.concatenate(parts, axis=1), labels)
+
+
+def _no_parquet(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file}: is no Parquet ({error})")
+
+
+def _nulls(metadata: pq.FileMetaData) -> Counter[str]:
+    """Missing values by column, in so far as they are counted."""
+    found: Counter[str] = Counter()
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(metadata.num_columns)):
+            if column.statistics is not None and column.statistics.has_null_count:
+                found[column.path_in_schema] += column.statistics.null_count
+    return found
 
 
 def _column(table: pa.Table, name: str, where: str) -> npt.NDArray[Any]:
@@ -135,8 +194,12 @@ def _column(table: pa.Table, name: str, where: str) -> npt.NDArray[Any]:
     return found
 
 
-def _features(encoding: Encoding, table: pa.Table, where: str) -> npt.NDArray[np.float64]:
-    """The features [n, m] of one column."""
+def features_of(encoding: Encoding, table: pa.Table, where: str) -> npt.NDArray[np.float64]:
+    """The features [n, m] of one column in a table [n], in the units of the schema.
+
+    Raises:
+        DataError: the table, which came from `where`, does not hold what the encoding says.
+    """
     name = encoding.name
     if encoding.kind == "category":
         return _spread(encoding, _column(table, name, where), where)

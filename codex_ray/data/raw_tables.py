@@ -30,6 +30,11 @@ class RawTable:
     labels: npt.NDArray[np.int64]
     where: str
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of memory they take."""
+        return self.values.nbytes + self.labels.nbytes
+
     def some(self, rows: npt.NDArray[np.int64]) -> RawTable:
         """The records of those rows."""
         return RawTable(self.values[rows], self.labels[rows], self.where)
@@ -66,6 +71,8 @@ class Columns:
 class RawTables:
     """Every client's training records, and who holds the test set.
 
+    A table may be read only when it is asked for.
+
     Attributes:
         columns: of all tables.
         clients: one table each.
@@ -91,12 +98,8 @@ class RawTables:
 
         `draws` gives a client's generator; which records are held out depends on labels alone.
         """
-        kept, given = [], []
-        for client, table in enumerate(tables):
-            count = round(fraction * len(table.labels))
-            test, train = stratified_holdout(table.labels, count, rng=draws(client))
-            kept.append(table.some(train))
-            given.append(table.some(test))
+        parts = [divided(table, fraction, draws(client)) for client, table in enumerate(tables)]
+        kept, given = zip(*parts, strict=True) if parts else ((), ())
         return cls(columns, kept, given, from_client=True)
 
     def numbers(self, client: int) -> npt.NDArray[np.float64]:
@@ -112,24 +115,54 @@ class RawTables:
             DataError: a number is missing, and nothing says what stands for it; the statistics are
                 those of other columns or clients.
         """
+        self.check(prepare)
+        parts = [self.records(client, prepare) for client in range(len(self.clients))]
+        return InMemory(parts, self.test(prepare))
+
+    def check(self, prepare: Prepare) -> None:
+        """Returns when statistics, if there are any, are those of these columns and clients.
+
+        Raises:
+            DataError: they are not.
+        """
         _check(prepare.statistics, self)
-        parts = [
-            self._records(table, prepare, self._figures(table, prepare, client))
-            for client, table in enumerate(self.clients)
-        ]
-        tests = []
-        for number, table in enumerate(self.held_out):
-            owner = self.clients[number] if self.from_client else table
-            row = number if self.from_client else None
-            tests.append(self._records(table, prepare, self._figures(owner, prepare, row)))
-        features = np.concatenate([part.features for part in tests])
-        labels = np.concatenate([part.labels for part in tests])
-        return InMemory(parts, Records(features, labels))
 
-    def _figures(self, table: RawTable, prepare: Prepare, row: int | None) -> Figures | None:
-        """By what a table is scaled; None for public ranges.
+    def records(self, client: int, prepare: Prepare) -> Records:
+        """What training sees of one client's records.
 
-        `row` is its place among the clients; None for a holder of test records alone.
+        Raises:
+            DataError: a number is missing, and nothing says what stands for it.
+        """
+        table = self.clients[client]
+        return self._records(table, prepare, self._figures(lambda: table, prepare, client))
+
+    def test(self, prepare: Prepare) -> Records:
+        """The pooled test set; one holder's records are looked at after the other's.
+
+        Raises:
+            DataError: a number is missing, and nothing says what stands for it.
+        """
+        parts = [self._held_out(number, prepare) for number in range(len(self.held_out))]
+        features = np.concatenate([part.features for part in parts])
+        return Records(features, np.concatenate([part.labels for part in parts]))
+
+    def _held_out(self, number: int, prepare: Prepare) -> Records:
+        """One part of the test set, scaled as the records of whoever gave it up are."""
+        table = self.held_out[number]
+        row = number if self.from_client else None
+
+        def owned() -> RawTable:
+            return self.clients[number] if self.from_client else table
+
+        return self._records(table, prepare, self._figures(owned, prepare, row))
+
+    def _figures(
+        self, owned: Callable[[], RawTable], prepare: Prepare, row: int | None
+    ) -> Figures | None:
+        """By what a holder's records are scaled; None for public ranges.
+
+        `owned` are those whose own figures they may be, and `row` the holder's place among the
+        clients; None for a holder of test records alone.
         """
         found = prepare.statistics
         if found is not None and (row is not None or len(found.centre) == 1):
@@ -141,7 +174,7 @@ class RawTables:
             return None
         ranges = self.columns.counted_ranges
         own = of_table(
-            table.values[:, self.columns.numbers],
+            owned().values[:, self.columns.numbers],
             ranges,
             moments=prepare.moments,
             quantiles=prepare.quantiles,
@@ -168,6 +201,15 @@ class RawTables:
             scaled = by.scale(numbers, some, cut=prepare.cut)
             made[:, columns.numbers] = np.where(line, scaled, filled)
         return as_records(made, table.labels, where=table.where)
+
+
+def divided(
+    table: RawTable, fraction: float, rng: np.random.Generator
+) -> tuple[RawTable, RawTable]:
+    """A client's training records, and the fraction of its records that is held out."""
+    count = round(fraction * len(table.labels))
+    test, train = stratified_holdout(table.labels, count, rng=rng)
+    return table.some(train), table.some(test)
 
 
 def _check(statistics: Statistics | None, tables: RawTables) -> None:

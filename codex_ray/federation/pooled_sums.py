@@ -1,7 +1,8 @@
 """What all clients hold together, by the run's own secure sum: whole numbers, or with its noise.
 
 Before a run is begun, every client is asked for one vector, and the server learns nothing but the
-sum. Whoever is missing would make another sum of it, so all of them have to answer.
+sum. Whoever is missing would make another sum of it, so all of them have to answer. Where they
+answer, in this process or on hosts, is the matter of the seam that they are asked over.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from codex_ray.errors import ConfigError, SumAborted
-from codex_ray.federation.bare_sums import BareSum, SumHost
-from codex_ray.federation.transport import LocalTransport
+from codex_ray.federation.bare_sums import BareSum
+from codex_ray.federation.transport import Transport
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian
@@ -37,6 +38,9 @@ Whole: TypeAlias = npt.NDArray[np.int64]
 Noisy: TypeAlias = CentralGaussian | NoiseInside | LocalGaussian
 """The mechanisms by which a sum over all clients can be noised."""
 
+Question = TypeVar("Question", contravariant=True)
+"""What clients can be asked for."""
+
 STREAM: Final = "statistics"
 LARGEST: Final = 2 ** (WORD_BITS - 1) - 1
 """A sum of whole numbers lies between this and its negative."""
@@ -48,36 +52,33 @@ CHUNK: Final = 1024
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Generic[Question]):
     """All clients, who can be asked for one sum after the other.
 
     Attributes:
         protocol: how they sum.
         population: how many they are.
         run: 16 bytes that their sessions are bound to.
+        asked: a seam to clients who answer that question with so many words of so many bits.
     """
 
     protocol: SumProtocol
     population: int
     run: bytes
+    asked: Callable[[Question, int, int], Transport]
 
     def words(
-        self,
-        of: Callable[[ClientId], Residues],
-        *,
-        dimension: int,
-        number: int,
-        bits: int = WORD_BITS,
+        self, question: Question, *, dimension: int, number: int, bits: int = WORD_BITS
     ) -> Residues:
-        """The sum [dimension] modulo 2^bits over all clients, in the session of that number.
+        """The sum [dimension] modulo 2^bits of all answers, in the session of that number.
 
         Raises:
             ConfigError: the protocol takes no such cohort.
             SumAborted: somebody is not in the sum.
         """
         self.protocol.check(self.population)
-        host = SumHost(self.protocol, dimension=dimension, bits=bits, summand_of=of)
-        bare = BareSum(LocalTransport(host), self.protocol, dimension, bits=bits, run_id=self.run)
+        seam = self.asked(question, dimension, bits)
+        bare = BareSum(seam, self.protocol, dimension, bits=bits, run_id=self.run)
         result = bare.run(self.population, round=number)
         if len(result.members) < self.population:
             raise SumAborted(
@@ -87,15 +88,16 @@ class Pool:
         context = SessionContext(self.run, number, 0, bytes(32), dimension, bits)
         return add_up((group.total for group in result.groups), context)
 
-    def whole(self, of: Callable[[ClientId], Whole], *, dimension: int, number: int) -> Whole:
+    def whole(self, question: Question, *, dimension: int, number: int) -> Whole:
         """The exact sum [dimension] of whole numbers, as long as it lies within LARGEST."""
-
-        def summand(client: ClientId) -> Residues:
-            # Two's complement: the low 32 bits of a sum are the sum of the low 32 bits.
-            return (of(client) & 0xFFFFFFFF).astype(np.uint32)
-
-        total = self.words(summand, dimension=dimension, number=number)
+        total = self.words(question, dimension=dimension, number=number)
         return total.view(np.int32).astype(np.int64)
+
+
+def as_words(whole: Whole) -> Residues:
+    """Whole numbers [d] as a summand: in two's complement the low 32 bits of a sum are the sum of
+    the low 32 bits."""
+    return (whole & 0xFFFFFFFF).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -163,40 +165,17 @@ class NoisedSum:
             return deviation_of(self.codec) * self.codec.grid.step * math.sqrt(self.population)
         return own
 
-    def release(
-        self, of: Callable[[ClientId], Floats], pool: Pool, *, randomness: Randomness, number: int
-    ) -> Floats:
-        """The noised sum [d] of what `of` gives: a client's vector [d], or its records' [n, d].
-
-        Raises:
-            ConfigError, SumAborted: as `Pool.words`.
-        """
-        codec, noisy = self.codec, self.mechanism
-        rotation = codec.rotation(randomness.public.stream(STREAM, "rotation", number))
-
-        def summand(client: ClientId) -> Residues:
-            return self._summand(of(client), client, rotation, randomness, number)
-
-        total = pool.words(summand, dimension=codec.length, number=number, bits=codec.bits)
-        if isinstance(noisy, CentralGaussian):
-            drawn = randomness.secret.stream(STREAM, "release", number).normal(self.dimension)
-            noise = noisy.noise_multiplier * noisy.clip_norm * drawn
-        else:
-            noise = np.zeros(self.dimension)  # The clients brought it.
-        found: Floats = codec.decode(total, rotation=rotation).numpy() + noise
-        return found
-
-    def _summand(
-        self,
-        vectors: Floats,
-        client: ClientId,
-        rotation: Rotation | None,
-        randomness: Randomness,
-        number: int,
+    def summand(
+        self, vectors: Floats, client: ClientId, *, randomness: Randomness, number: int
     ) -> Residues:
+        """What a client adds to the sum: of its vector [d], or of its records' [n, d].
+
+        Its share of the noise is in it, where clients bring the noise.
+        """
         secret = randomness.secret
         draws = secret.stream(STREAM, "rounding", number, client)
         noise = secret.stream(STREAM, "noise share", number, client)
+        rotation = self._rotation(randomness, number)
         if self.records is None:
             return self.mechanism.encode(
                 torch.from_numpy(vectors), self.codec, rotation=rotation, draws=draws, noise=noise
@@ -205,6 +184,28 @@ class NoisedSum:
         chunks = _shortened(vectors, self.codec.allowed_norm)
         words = rounded_sum(iter(chunks), self.codec, rotation=rotation, draws=draws)
         return self.mechanism.noised(words, self.codec, noise=noise)
+
+    def release(
+        self, question: Question, pool: Pool[Question], *, randomness: Randomness, number: int
+    ) -> Floats:
+        """The noised sum [d] of the summands with which clients answer that question.
+
+        Raises:
+            ConfigError, SumAborted: as `Pool.words`.
+        """
+        codec, noisy = self.codec, self.mechanism
+        total = pool.words(question, dimension=codec.length, number=number, bits=codec.bits)
+        if isinstance(noisy, CentralGaussian):
+            drawn = randomness.secret.stream(STREAM, "release", number).normal(self.dimension)
+            noise = noisy.noise_multiplier * noisy.clip_norm * drawn
+        else:
+            noise = np.zeros(self.dimension)  # The clients brought it.
+        rotation = self._rotation(randomness, number)
+        found: Floats = codec.decode(total, rotation=rotation).numpy() + noise
+        return found
+
+    def _rotation(self, randomness: Randomness, number: int) -> Rotation | None:
+        return self.codec.rotation(randomness.public.stream(STREAM, "rotation", number))
 
 
 def _with_bits(mechanism: NoiseInside, bits: int) -> NoiseInside:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,6 +11,9 @@ import torch
 from codex_ray.data.dataset import Records
 from codex_ray.learning.models import Model, loss_sum
 from codex_ray.learning.trainers import as_tensors
+
+METRICS: Final = ("accuracy", "loss", "auc")
+"""What is measured, in this order; of the last there may be none."""
 
 
 def evaluate(model: Model, params: torch.Tensor, records: Records) -> dict[str, float]:

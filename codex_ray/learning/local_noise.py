@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from codex_ray.data.dataset import FederatedDataset, Records
+from codex_ray.data.stand_in import stand_in
 from codex_ray.errors import DataError
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.randomness import SeedTree, Stream
@@ -225,6 +226,12 @@ class NoisedDataset:
             stream = self.secret.stream(STREAM, client)
             self._shown[client] = self.noise.noised(self.dataset.client(client), stream)
         return self._shown[client]
+
+    @property
+    def stand_in(self) -> FederatedDataset:
+        """This one, unless the data set below has another for whatever depends on no value."""
+        below = stand_in(self.dataset)
+        return self if below is self.dataset else NoisedDataset(below, self.noise, self.secret)
 
     def test(self) -> Records:
         """The held-out test set, without noise."""

@@ -2,8 +2,8 @@
 
 A data set may read a client's records from a disk or a network only when it is asked for them. It
 alone knows whether another thread may ask: connections often belong to the thread that made them.
-So it says so, by an attribute `prefetch` that is true. Those that come with this package need none:
-they are in memory, or made by the processor that trains.
+So it says so, by an attribute `prefetch` that is true. Of those that come with this package one
+needs it, `prepared`: the others are in memory, or made by the processor that trains.
 """
 
 from __future__ import annotations

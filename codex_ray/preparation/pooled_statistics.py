@@ -16,7 +16,7 @@ What floating point adds (about 1e-16 for each value of a client's sum) is far b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,16 +26,12 @@ from codex_ray.data.column_statistics import (
     Counts,
     Floats,
     Found,
-    cells,
-    histogram,
     middle,
     rank,
 )
 from codex_ray.errors import DataError
 from codex_ray.federation.pooled_sums import LARGEST, Pool
-
-Points = Callable[[int], Floats]
-"""A client's values in public units [n, m]; NaN where one is missing."""
+from codex_ray.preparation.questions import Count, Histogram, Total, Whole
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,7 @@ def scale_bits(counts: Counts, *, clients: int) -> int:
 
 
 def pooled(
-    points: Points,
-    pool: Pool,
+    pool: Pool[Whole],
     *,
     columns: Sequence[str],
     moments: bool,
@@ -79,28 +74,17 @@ def pooled(
         DataError: a column has no value anywhere, or a client more than can be counted.
         SumAborted: somebody is not in a sum.
     """
-    counts = _counts(points, pool, columns)
+    counts = _counts(pool, columns)
     mean = variance = quartiles = None
     if moments:
-        mean, variance = _moments(points, pool, counts)
+        mean, variance = _moments(pool, counts)
     if quantiles:
-        quartiles = _quartiles(points, pool, counts, bins)
+        quartiles = _quartiles(pool, counts, bins)
     return Found(mean, variance, quartiles), counts
 
 
-def _counts(points: Points, pool: Pool, columns: Sequence[str]) -> Counts:
-    most = LARGEST // pool.population
-
-    def of(client: int) -> Counts:
-        found: Counts = (~np.isnan(points(client))).sum(axis=0).astype(np.int64)
-        if found.max(initial=0) > most:
-            raise DataError(
-                f"client {client} has more than {most} records, which no sum over "
-                f"{pool.population} clients has room for: set data.prepare.scaling to fixed"
-            )
-        return found
-
-    counts = pool.whole(of, dimension=len(columns), number=0)
+def _counts(pool: Pool[Whole], columns: Sequence[str]) -> Counts:
+    counts = pool.whole(Count(most=LARGEST // pool.population), dimension=len(columns), number=0)
     if not counts.all():
         place = int(np.flatnonzero(counts == 0)[0])
         raise DataError(
@@ -110,46 +94,25 @@ def _counts(points: Points, pool: Pool, columns: Sequence[str]) -> Counts:
     return counts
 
 
-def _moments(points: Points, pool: Pool, counts: Counts) -> tuple[Floats, Floats]:
-    """The mean and, about that mean, the variance [m]: two sums."""
+def _moments(pool: Pool[Whole], counts: Counts) -> tuple[Floats, Floats]:
+    """Mean and variance [m]: two sums."""
     step = 2.0 ** -scale_bits(counts, clients=pool.population)
-
-    def sums(values: Floats) -> Counts:
-        total = np.where(np.isnan(values), 0.0, values).sum(axis=0)
-        whole: Counts = np.rint(total / step).astype(np.int64)
-        return whole
-
     width = len(counts)
-    first = pool.whole(lambda one: sums(points(one)), dimension=width, number=1)
-    mean = first * step / counts
-    second = pool.whole(lambda one: sums((points(one) - mean) ** 2), dimension=width, number=2)
-    return mean, second * step / counts
+    mean = pool.whole(Total(step=step), dimension=width, number=1) * step / counts
+    about = Total(step=step, mean=tuple(mean.tolist()))
+    return mean, pool.whole(about, dimension=width, number=2) * step / counts
 
 
-def _quartiles(points: Points, pool: Pool, counts: Counts, bins: int) -> Floats:
+def _quartiles(pool: Pool[Whole], counts: Counts, bins: int) -> Floats:
     """The quartiles [3, m]: which cell holds each, and then which part of it."""
     fine, width = bins * bins, len(counts)
-
-    def coarse(client: int) -> Counts:
-        places = cells(points(client), fine)
-        return histogram(np.where(places < 0, -1, places // bins), bins).ravel()
-
-    whole = pool.whole(coarse, dimension=width * bins, number=3).reshape(width, bins)
+    whole = pool.whole(Histogram(bins=bins), dimension=width * bins, number=3).reshape(width, bins)
     ranks = np.array([[rank(share, count) for count in counts] for share in QUARTILES])  # [3, m]
     below = np.cumsum(whole, axis=1)
     held = np.array(
         [[np.searchsorted(b, r) for b, r in zip(below, row, strict=True)] for row in ranks]
     )
-
-    def parts(client: int) -> Counts:
-        places = cells(points(client), fine)
-        return np.concatenate(
-            [
-                histogram(np.where(places < 0, -1, places - cell * bins), bins).ravel()
-                for cell in held
-            ]
-        )
-
+    parts = Histogram(bins=bins, divided=tuple(map(tuple, held.tolist())))
     divided = pool.whole(parts, dimension=3 * width * bins, number=4).reshape(3, width, bins)
     found = np.zeros((len(QUARTILES), width))
     for place, column in np.ndindex(found.shape):

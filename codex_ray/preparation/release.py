@@ -8,28 +8,31 @@ public constant needs noise there, and is paid for in the ledger that training i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 
-from codex_ray.data.column_statistics import Counts, Floats, Found, Ranges, figures
+from codex_ray.data.column_statistics import Floats, Found, Ranges, figures
 from codex_ray.data.preparing import Prepare, Statistics
-from codex_ray.data.raw_tables import RawTables
+from codex_ray.data.raw_tables import Columns
 from codex_ray.errors import ConfigError
 from codex_ray.federation.federation import Federation
-from codex_ray.federation.pooled_sums import STREAM, NoisedSum, Noisy, Pool
+from codex_ray.federation.pooled_sums import STREAM, NoisedSum, Noisy, Pool, as_words
+from codex_ray.federation.transport import Transport
 from codex_ray.learning.distributed_dp_sgd import DistributedDpSgd
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.trainers import Sgd
 from codex_ray.preparation.noised_statistics import Sketch
-from codex_ray.preparation.pooled_statistics import Points, bounds, pooled
+from codex_ray.preparation.pooled_statistics import bounds, pooled
+from codex_ray.preparation.questions import Question, Shown
 from codex_ray.privacy.local_gaussian import LocalGaussian
 from codex_ray.privacy.mechanisms import CentralGaussian, NoMechanism
 from codex_ray.privacy.noise_inside import NoiseInside
 from codex_ray.randomness import Randomness
+from codex_ray.types import ClientId, Residues
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -126,6 +129,18 @@ def check_generalised(
         )
 
 
+class Asked(Protocol):
+    """All clients, wherever they are, who answer questions about their records."""
+
+    def seam(self, question: Question, dimension: int, bits: int) -> Transport:
+        """A seam to clients who answer that question with so many words of so many bits."""
+        ...
+
+    def own(self, clients: Sequence[ClientId]) -> Iterator[Floats]:
+        """Each one's figures [d], with noise of its own that hides a record of it from anybody."""
+        ...
+
+
 @dataclass(frozen=True)
 class Release:
     """How the figures of a run are found, and what that costs.
@@ -195,66 +210,61 @@ class Release:
 
         return GaussianDpEvent(self.prepare.noise_multiplier)
 
-    def statistics(self, tables: RawTables, randomness: Randomness) -> Statistics:
+    def statistics(self, columns: Columns, asked: Asked, randomness: Randomness) -> Statistics:
         """The figures of all clients together, or of each with its own noise.
+
+        Args:
+            columns: of their records.
+            asked: the clients.
+            randomness: from which the server draws what noise it adds.
 
         Raises:
             ConfigError: the protocol takes no such cohort.
             DataError: a column has no value at all.
             SumAborted: somebody is not in a sum.
         """
-        ranges, names = tables.columns.counted_ranges, tables.columns.counted
-        pool = Pool(self.federation.protocol_for(self.population), self.population, NAMED)
+        ranges, names = columns.counted_ranges, columns.counted
+        protocol = self.federation.protocol_for(self.population)
+        pool = Pool[Question](protocol, self.population, NAMED, asked.seam)
         resolution: tuple[float, ...] = ()
-
-        def points(client: int) -> Floats:
-            return ranges.public(tables.numbers(client))
-
-        if self.noised_by_owner:
-            found = self._by_owners(points, pool, randomness)
+        if self.noised_by_owner and self.prepare.scaling == "per_client":
+            found = [self.sketch.found(own) for own in asked.own(range(self.population))]
+        elif self.noised_by_owner:
+            total = pool.whole(Shown(), dimension=self.sketch.dimension, number=0)
+            found = [self.sketch.found(total.astype(np.float64) / 2.0**OWN_BITS)]
         elif self.prepare.noise_multiplier is not None:
-            found = [self.sketch.found(self._noised(points, pool, randomness))]
+            noised = self.noised_sum.release(Shown(), pool, randomness=randomness, number=0)
+            found = [self.sketch.found(noised)]
         else:
-            asked = self.prepare
+            wanted = self.prepare
             one, counts = pooled(
-                points,
                 pool,
                 columns=names,
-                moments=asked.moments,
-                quantiles=asked.quantiles,
-                bins=asked.bins,
+                moments=wanted.moments,
+                quantiles=wanted.quantiles,
+                bins=wanted.bins,
             )
             found = [one]
-            if asked.quantiles:
-                off = bounds(counts, clients=self.population, bins=asked.bins).quantile
+            if wanted.quantiles:
+                off = bounds(counts, clients=self.population, bins=wanted.bins).quantile
                 resolution = tuple((off * ranges.half).tolist())
         return self._written(found, ranges, names, resolution)
 
-    def _noised(self, points: Points, pool: Pool, randomness: Randomness) -> Floats:
-        """The sum [d] with the mechanism's noise, each record or each client counting for one."""
-        sketch = self.sketch
-        vectors = sketch.rows if self.unit == "record" else sketch.mean
-        return self.noised_sum.release(
-            lambda client: vectors(points(client)), pool, randomness=randomness, number=0
-        )
+    def summand(self, points: Floats, client: ClientId, randomness: Randomness) -> Residues:
+        """What a client with these values [n, m] adds to a noised sum, each record or the client
+        counting for one."""
+        if self.noised_by_owner:
+            own = self.own(points, client, randomness)
+            return as_words(np.rint(own * 2.0**OWN_BITS).astype(np.int64))
+        vectors = self.sketch.rows if self.unit == "record" else self.sketch.mean
+        return self.noised_sum.summand(vectors(points), client, randomness=randomness, number=0)
 
-    def _by_owners(self, points: Points, pool: Pool, randomness: Randomness) -> list[Found]:
-        """Each client's figures with all the noise that they need; or what their sum tells."""
+    def own(self, points: Floats, client: ClientId, randomness: Randomness) -> Floats:
+        """A client's figures [d] with all the noise that they need to be shown to anybody."""
         sketch, noise = self.sketch, self.prepare.noise_multiplier
         assert noise is not None
-
-        def shown(client: int) -> Floats:
-            drawn = randomness.secret.stream(STREAM, "own noise", client).normal(sketch.dimension)
-            return sketch.sum(points(client)) + noise * sketch.norm * drawn
-
-        if self.prepare.scaling == "per_client":
-            return [sketch.found(shown(client)) for client in range(self.population)]
-
-        def whole(client: int) -> Counts:
-            return np.rint(shown(client) * 2.0**OWN_BITS).astype(np.int64)
-
-        total = pool.whole(whole, dimension=sketch.dimension, number=0).astype(np.float64)
-        return [sketch.found(total / 2.0**OWN_BITS)]
+        drawn = randomness.secret.stream(STREAM, "own noise", client).normal(sketch.dimension)
+        return sketch.sum(points) + noise * sketch.norm * drawn
 
     def _written(
         self,

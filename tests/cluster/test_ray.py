@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from hospitals_prepared import run_on, three_hospitals
 from ray.exceptions import RayActorError
 
 import codex_ray
@@ -25,6 +26,7 @@ from codex_ray.cluster.session import ray_rounds, ray_session
 from codex_ray.cluster.transport import RayTransport
 from codex_ray.cluster.underway import Asking
 from codex_ray.config import experiment_from, resolved, to_yaml
+from codex_ray.data.prepared_shards import PreparedShards
 from codex_ray.errors import ClusterError, ConfigError, DataError
 from codex_ray.federation.messages import EnrolmentList, Trained, TrainTask
 from codex_ray.federation.run import Run
@@ -104,6 +106,33 @@ def test_ray_gives_the_local_model_on_any_number_of_hosts(
     far = codex_ray.run(config, {"cluster.hosts": hosts}, out=tmp_path / "ray")
     same = {"seconds", "directory"}
     assert far.model_dump(exclude=same) == local.model_dump(exclude=same)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        {"test_fraction": None, "test_client": "west"},
+        pytest.param({"test_fraction": 0.25}, marks=pytest.mark.slow),
+    ],
+    ids=["two clients", "three clients"],
+)
+def test_a_driver_reads_no_prepared_record_that_its_hosts_train_on(
+    test: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_on(
+        three_hospitals(tmp_path / "hospitals"), federation={"protocol": {"kind": "clear"}}
+    )
+    config["data"] |= test
+    local = codex_ray.run(config, out=tmp_path / "local")
+
+    def refuse(_: PreparedShards, client: int) -> None:
+        raise AssertionError(f"the driver reads the shard of client {client}")
+
+    monkeypatch.setattr(PreparedShards, "client", refuse)
+    far = codex_ray.run(config, {"cluster.hosts": 2}, out=tmp_path / "ray")
+    assert far.model_sha256 == local.model_sha256 and far.metrics == local.metrics
+    with pytest.raises(AssertionError, match="the driver reads the shard of client 0"):
+        codex_ray.run(config, out=tmp_path / "again")
 
 
 def test_an_interrupted_ray_run_resumes_locally_to_the_same_model(

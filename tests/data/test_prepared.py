@@ -65,6 +65,19 @@ def source(folder, **fields) -> PreparedData:
     return PreparedData(**(settings | fields))
 
 
+def read(folder, **fields) -> None:
+    """Opens the folder, and asks for everybody's records."""
+    data = source(folder, **fields).open(PUBLIC)
+    for client in range(data.population):
+        data.client(client)
+    data.test()
+
+
+def checked(folder, **fields) -> None:
+    """Opens the folder, and looks at its files as a run does that begins."""
+    source(folder, **fields).open(PUBLIC).check()
+
+
 def test_features_are_what_the_manifest_names(original):
     shards = PreparedShards(original)
     raw = shards.client(0)
@@ -105,7 +118,9 @@ def test_numbers_are_scaled_by_public_ranges_and_categories_are_not(original):
 
 def test_missing_numbers_are_refused_dropped_or_put_in_the_middle(original):
     with pytest.raises(DataError, match=r"client 'a': 1 records lack a number, .* 'weight'"):
-        source(original, missing="refuse").open(PUBLIC)
+        read(original, missing="refuse")
+    with pytest.raises(DataError, match=r"client 'a': 1 records lack 'weight': set data.missing"):
+        checked(original, missing="refuse")
     client = {"test_client": "b", "test_fraction": None}
     dropped = source(original, missing="drop", **client).open(PUBLIC)
     assert len(dropped.client(0)) == len(dropped.test()) == 39
@@ -149,24 +164,28 @@ def test_any_changed_byte_of_any_file_that_counts_is_found(folder):
             changed = bytearray(content)
             changed[place] ^= 1
             file.write_bytes(changed)
-            with pytest.raises(DataError, match=f"{file.name}: is not the file of its manifest"):
-                source(folder).open(PUBLIC)
+            for look in (read, checked):
+                with pytest.raises(DataError, match=f"{file.name}: is not the file of its man"):
+                    look(folder)
         file.write_bytes(content[:-1])
-        with pytest.raises(DataError, match="is not the file of its manifest"):
-            source(folder).open(PUBLIC)
+        for look in (read, checked):
+            with pytest.raises(DataError, match="is not the file of its manifest"):
+                look(folder)
         file.write_bytes(content)
-    source(folder).open(PUBLIC)
+    for look in (read, checked):
+        look(folder)
 
 
-def test_swapped_and_lost_shards_are_found(folder):
+@pytest.mark.parametrize("look", [read, checked])
+def test_swapped_and_lost_shards_are_found(folder, look):
     one, other = (folder / f"shards/client-00000{n}.parquet" for n in (0, 1))
     one.rename(folder / "x")
     with pytest.raises(DataError, match=r"client-000000\.parquet: cannot be read"):
-        source(folder).open(PUBLIC)
+        look(folder)
     other.rename(one)
     (folder / "x").rename(other)
     with pytest.raises(DataError, match="is not the file of its manifest"):
-        source(folder).open(PUBLIC)
+        look(folder)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +229,7 @@ def test_shards_that_do_not_hold_what_the_manifest_says_are_refused(
     parquet.write_table(table, file)
     _sign_anew(folder, file)
     with pytest.raises(DataError, match=match):
-        source(folder).open(PUBLIC)
+        read(folder)
 
 
 def test_a_shard_with_records_more_or_less_is_refused(folder):
@@ -218,7 +237,7 @@ def test_a_shard_with_records_more_or_less_is_refused(folder):
     parquet.write_table(parquet.read_table(file)[:39], file)
     _sign_anew(folder, file)
     with pytest.raises(DataError, match="39 records, but its manifest says otherwise"):
-        source(folder).open(PUBLIC)
+        read(folder)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):

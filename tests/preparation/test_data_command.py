@@ -95,7 +95,7 @@ def test_help_names_every_action(capsys):
     with pytest.raises(SystemExit):
         main(["data", "--help"])
     said = capsys.readouterr().out
-    assert all(action in said for action in ("prepare", "card", "check", "key"))
+    assert all(action in said for action in ("prepare", "card", "ablate", "check", "key"))
 
 
 def test_the_example_schema_prepares_files_like_the_four_hospitals(tmp_path, capsys):

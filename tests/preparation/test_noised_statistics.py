@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pools import pool_of
 
 from codex_ray.data.column_statistics import QUARTILES, Ranges, of_table
-from codex_ray.federation.pooled_sums import NoisedSum, Pool
+from codex_ray.federation.pooled_sums import NoisedSum
 from codex_ray.preparation.noised_statistics import LEAST_DEVIATION, Sketch
 from codex_ray.privacy.events import relations
 from codex_ray.privacy.local_gaussian import LocalGaussian
@@ -73,6 +74,16 @@ def test_what_noise_leaves_of_nothing_is_the_middle():
     assert np.all(many.variance >= LEAST_DEVIATION**2)
 
 
+def released(summed, protocol, vectors, randomness):
+    """The noised sum of the clients' vectors."""
+
+    def answer(question, client):
+        return summed.summand(vectors(client), client, randomness=randomness, number=0)
+
+    pool = pool_of(protocol, summed.population, answer)
+    return summed.release(None, pool, randomness=randomness, number=0)
+
+
 def mechanisms():
     central = {"clip_norm": sketch().norm, "noise_multiplier": NOISE}
     return [
@@ -91,9 +102,7 @@ def test_the_release_is_the_sum_and_the_noise_that_is_said(mechanism):
     drawn = []
     for seed in range(12):
         randomness = Randomness(SeedTree(bytes(32)), SeedTree(bytes([seed]) * 32))
-        pool = Pool(Ideal(), len(parts), b"statistics".ljust(16))
-        found = summed.release(lambda one: made.mean(parts[one]), pool, randomness=randomness,
-                               number=0)  # fmt: skip
+        found = released(summed, Ideal(), lambda one: made.mean(parts[one]), randomness)
         drawn.append(found - true)
     off = np.concatenate(drawn)
     # 912 draws: four standard errors of a deviation are 9.4 %, of a mean 13 % of one.
@@ -110,10 +119,7 @@ def test_records_are_rounded_by_themselves_and_the_noise_is_that_of_the_fewest_h
     honest = mechanism.honest(4)
     at_least = NOISE * made.norm * np.sqrt(4 / honest)
     assert summed.deviation == pytest.approx(at_least, rel=1e-6)
-    pool = Pool(SecAgg(), len(parts), b"statistics".ljust(16))
-    found = summed.release(
-        lambda one: made.rows(parts[one]), pool, randomness=Randomness.of(0), number=0
-    )
+    found = released(summed, SecAgg(), lambda one: made.rows(parts[one]), Randomness.of(0))
     true = sum(made.sum(part) for part in parts)
     assert (found - true).std() == pytest.approx(summed.deviation, rel=0.35)
 
@@ -121,12 +127,9 @@ def test_records_are_rounded_by_themselves_and_the_noise_is_that_of_the_fewest_h
 def test_a_seed_draws_the_noise_again_and_another_draws_other():
     parts, made = [points(20, seed) for seed in range(4)], sketch()
     summed = NoisedSum(mechanisms()[2], 4, made.dimension)
-    pool = Pool(SecAgg(), 4, b"statistics".ljust(16))
 
     def found(seed):
-        return summed.release(
-            lambda one: made.mean(parts[one]), pool, randomness=Randomness.of(seed), number=0
-        )
+        return released(summed, SecAgg(), lambda one: made.mean(parts[one]), Randomness.of(seed))
 
     assert found(0).tobytes() == found(0).tobytes() != found(1).tobytes()
 

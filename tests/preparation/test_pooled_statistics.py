@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from pools import pool_of
 
 from codex_ray.data.column_statistics import QUARTILES, Ranges, figures, of_table
 from codex_ray.errors import ConfigError, DataError
-from codex_ray.federation.pooled_sums import Pool
+from codex_ray.federation.pooled_sums import as_words
 from codex_ray.federation.transport import LocalTransport
 from codex_ray.preparation.pooled_statistics import bounds, pooled, scale_bits
 from codex_ray.secagg.protocols import Clear, Ideal, OneShot, SecAgg, SecAggPlus
@@ -29,8 +30,10 @@ def clients(seed=0, sizes=(40, 3, 0, 90, 17)):
 
 
 def summed(parts, protocol=None, bins=BINS):
-    pool = Pool(protocol or SecAgg(), len(parts), b"statistics".ljust(16))
-    return pooled(parts.__getitem__, pool, columns=NAMES, moments=True, quantiles=True, bins=bins)
+    pool = pool_of(
+        protocol or SecAgg(), len(parts), lambda asked, one: as_words(asked.of(parts[one]))
+    )
+    return pooled(pool, columns=NAMES, moments=True, quantiles=True, bins=bins)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -102,7 +105,7 @@ def test_the_server_sees_no_clients_own_counts(protocol, shows, monkeypatch):
             replies.extend(found.values())
             return found
 
-    monkeypatch.setattr("codex_ray.federation.pooled_sums.LocalTransport", Noting)
+    monkeypatch.setattr("pools.LocalTransport", Noting)
     parts = clients(3, sizes=(301, 302, 303))
     summed(parts, protocol)
     own = [(~np.isnan(part)).sum(axis=0).astype("<u4").tobytes() for part in parts]
@@ -115,6 +118,12 @@ def test_a_column_without_values_is_named():
         part[:, 1] = np.nan
     with pytest.raises(DataError, match="no client has a value in column 'balance'"):
         summed(parts)
+
+
+def test_a_client_with_more_records_than_a_sum_has_room_for_says_so(monkeypatch):
+    monkeypatch.setattr("codex_ray.preparation.pooled_statistics.LARGEST", 5 * 50)
+    with pytest.raises(DataError, match="a client has more than 50 records"):
+        summed(clients(0))
 
 
 def test_two_clients_have_no_secure_sum():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from pooling import DP_SGD, NOISE, NOISED, SGD, SHARED, UPDATES, experiment, write_hospitals
 
-from codex_ray.assembly import release_of
 from codex_ray.config import experiment_from
 from codex_ray.federation.pooled_sums import NoisedSum
+from codex_ray.figures import release_of
+from codex_ray.preparation.answers import Answers
 from codex_ray.preparation.noised_statistics import Sketch
 from codex_ray.randomness import Randomness
 
@@ -50,16 +51,19 @@ def test_the_noise_is_that_of_the_claim(
     tables = made.data.tables(Randomness.of(0).public)  # type: ignore[union-attr]  # a CSV's
     release, shown = release_of(made, 4), []
     asked: list[np.ndarray] = []
-    summing = NoisedSum.release
+    adding = NoisedSum.summand
 
-    def noting(self: NoisedSum, of: Any, pool: Any, **how: Any) -> Any:
-        asked.extend(np.atleast_2d(of(client)) for client in range(4))
-        return summing(self, of, pool, **how)
+    def noting(self: NoisedSum, vectors: np.ndarray, client: int, **how: Any) -> Any:
+        asked.append(np.atleast_2d(vectors))
+        assert client == len(asked) - 1
+        return adding(self, vectors, client, **how)
 
-    monkeypatch.setattr(NoisedSum, "release", noting)
+    monkeypatch.setattr(NoisedSum, "summand", noting)
     real = Sketch.found
     monkeypatch.setattr(Sketch, "found", lambda self, it: (shown.append(it), real(self, it))[1])
-    statistics = release.statistics(tables, Randomness.of(0))
+    randomness = Randomness.of(0)
+    answers = Answers(release, tables, randomness)
+    statistics = release.statistics(tables.columns, answers, randomness)
     assert (release.unit, release.noised_by_owner) == (unit, owners)
     ranges, sketch = tables.columns.counted_ranges, release.sketch
     own = [sketch.sum(ranges.public(tables.numbers(client))) for client in range(4)]
@@ -88,7 +92,9 @@ def test_what_is_summed_without_noise_is_what_they_hold(tmp_path: Path) -> None:
         files = write_hospitals(tmp_path)
         made = experiment_from(experiment(files, asked, trainer=trainer, mechanism=mechanism))
         tables = made.data.tables(Randomness.of(0).public)  # type: ignore[union-attr]
-        found = release_of(made, 4).statistics(tables, Randomness.of(0))
+        randomness, release = Randomness.of(0), release_of(made, 4)
+        answers = Answers(release, tables, randomness)
+        found = release.statistics(tables.columns, answers, randomness)
         parts = [np.clip(table.values[:, 0], 20, 80) for table in tables.clients]
         mean = (
             np.concatenate(parts).mean() if trainer is SHARED else np.mean([*map(np.mean, parts)])
