@@ -140,8 +140,15 @@ class Assembled:
             ConfigError: the plan's device is not there; figures cost more than the budget.
             SumAborted: a client is not in a sum of figures.
         """
-        found = self._with_figures(asking or asked_here)
-        experiment = found.experiment
+        return self._with_figures(asking or asked_here).with_plan(gpus=gpus)
+
+    def with_plan(self, *, gpus: float) -> Assembled:
+        """The same with a plan that leaves nothing open.
+
+        Raises:
+            ConfigError: the plan's device is not there.
+        """
+        experiment = self.experiment
         if experiment.cluster.hosts and experiment.plan.device.startswith("cuda:"):
             raise ConfigError(
                 f"plan.device is {experiment.plan.device}, but Ray hosts get their GPUs from Ray: "
@@ -150,12 +157,12 @@ class Assembled:
         cohort = experiment.federation.sampler.expected(self.dataset.population)
         # How fast a kernel is depends on no value, so nobody's records are looked at for it.
         plan = experiment.plan.settled(
-            replace(found._reference, dataset=stand_in(found.dataset)),
+            replace(self._reference, dataset=stand_in(self.dataset)),
             updates=max(1, math.ceil(experiment.rounds * cohort)),
             gpus=gpus,
             hosts=max(1, experiment.cluster.hosts),
         )
-        return replace(found, experiment=experiment.model_copy(update={"plan": plan}))
+        return replace(self, experiment=experiment.model_copy(update={"plan": plan}))
 
     def _with_figures(self, asking: Asking) -> Assembled:
         """The same with the card of prepared data, and the figures that features are scaled by."""

@@ -90,6 +90,7 @@ class CoordinatorServer:
             deadline=experiment.cluster.deadline,
             costs=Costs(dataset.population, records=sizes),
             together=experiment.plan.plan.clients,
+            part=experiment.plan.plan.part,
             term=term,
             another=crew.another,
             asked_again=asked_again(experiment),

@@ -8,8 +8,8 @@ for the other's. Whoever is placed already, as a trial of a sweep is, brings the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,12 +91,7 @@ class Crew:
         cluster, spec = experiment.cluster, json.dumps(resolved(experiment))
         placed = get_current_placement_group()
         if placed is not None:
-            first = placed.bundle_count - cluster.hosts  # what is before them is the trial's own
-            if first < 0:
-                raise ClusterError(
-                    f"{placed.bundle_count} places are reserved for this process, and "
-                    f"cluster.hosts is {cluster.hosts}: reserve one for each, or lower it"
-                )
+            first = first_of(placed, hosts=cluster.hosts)
             shares = _shares_in(placed.bundle_specs[first])
             berth = Berth(spec, tuple(paths), shares, shares.get("num_gpus"), tuple(data))
             return cls(berth, _hosts_in(placed, berth, first=first, count=cluster.hosts))
@@ -138,6 +133,60 @@ class Crew:
         if self.group is not None:
             with suppress(RayError):
                 remove_placement_group(self.group)
+
+
+@contextmanager
+def seats(experiment: Experiment, count: int) -> Iterator[list[dict[str, Any]]]:
+    """Ray's options for so many actors, who work before the run's hosts are started.
+
+    They are where those will be: in places that were brought along, or reserved together here.
+
+    Raises:
+        ClusterError: the cluster has no CPU for them, or fewer places were brought along.
+    """
+    placed = get_current_placement_group()
+    if placed is not None:
+        first = first_of(placed, hosts=experiment.cluster.hosts)
+        shares = {"num_cpus": _shares_in(placed.bundle_specs[first])["num_cpus"]}
+        yield _options_in(placed, shares, first=first, count=count)
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    shares = shares_of(nodes, hosts=count, gpus=0.0)
+    group = placement_group([{"CPU": shares["num_cpus"]}] * count, strategy="SPREAD")
+    try:
+        yield _options_in(group, shares, first=0, count=count)
+    finally:
+        with suppress(RayError):
+            remove_placement_group(group)
+
+
+def _options_in(
+    group: PlacementGroup, shares: dict[str, float], *, first: int, count: int
+) -> list[dict[str, Any]]:
+    return [
+        {
+            **shares,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                group, placement_group_bundle_index=place
+            ),
+        }
+        for place in range(first, first + count)
+    ]
+
+
+def first_of(placed: PlacementGroup, *, hosts: int) -> int:
+    """The first of the places for hosts among those brought along; what is before is the trial's.
+
+    Raises:
+        ClusterError: they are fewer.
+    """
+    first = int(placed.bundle_count) - hosts
+    if first < 0:
+        raise ClusterError(
+            f"{placed.bundle_count} places are reserved for this process, and cluster.hosts is "
+            f"{hosts}: reserve one for each, or lower it"
+        )
+    return first
 
 
 def _hosts_in(group: PlacementGroup, berth: Berth, *, first: int, count: int) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,34 +17,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from codex_ray.cluster.causes import cause_of
-from codex_ray.cluster.crew import shares_of
+from codex_ray.cluster.crew import seats
 from codex_ray.cluster.hosts import CarrierServer, experiment_there
 from codex_ray.cluster.roll_call import RollCall
 from codex_ray.cluster.transport import RayTransport
 from codex_ray.config import resolved
-from codex_ray.errors import ClusterError, HostLost
+from codex_ray.errors import ClusterError, HostLost, ProtocolError
 from codex_ray.federation.transport import Carrier, Transport
+from codex_ray.figures import release_of
+from codex_ray.randomness import Randomness
 
 if TYPE_CHECKING:
     from codex_ray.experiment import Experiment
     from codex_ray.preparation.questions import Question
-    from codex_ray.randomness import Randomness
     from codex_ray.types import ClientId
 
 
 class FigureHostServer(CarrierServer):
     """Opens the records of the clients that it is asked about, and answers for them."""
 
-    def __init__(self, experiment: str, paths: list[str], population: int) -> None:
-        """A host of the experiment's clients; it is given as JSON."""
+    def __init__(
+        self, experiment: str, paths: list[str], population: int, place: tuple[int, int]
+    ) -> None:
+        """A host of the experiment's clients.
+
+        Args:
+            experiment: as JSON.
+            paths: where it finds Python modules.
+            population: how many clients there are.
+            place: which host this is, and of how many.
+        """
         of = experiment_there(experiment, paths)
         from codex_ray.figures import answers_of
         from codex_ray.preparation.questions import Count
-        from codex_ray.randomness import Randomness
 
+        self._place = place
         self._answers = answers_of(of, population, Randomness.of(of.seed))
         self._asked: tuple[Question, int, int] = (Count(most=1), 1, 32)
         super().__init__(self._sum)
@@ -58,7 +68,14 @@ class FigureHostServer(CarrierServer):
         self._asked = (TypeAdapter(Question).validate_json(question), dimension, bits)
 
     def own(self, client: ClientId) -> npt.NDArray[np.float64]:
-        """A client's figures [d], which it has noised enough to show them."""
+        """A client's figures [d], which it has noised enough to show them.
+
+        Raises:
+            ProtocolError: it answers on another host: its noise is drawn once, and there.
+        """
+        number, count = self._place
+        if client % count != number:
+            raise ProtocolError(f"client {client} answers on host {client % count} of {count}")
         return next(iter(self._answers.own([client])))
 
     def _sum(self) -> Carrier:
@@ -77,26 +94,39 @@ def figure_hosts(
     Raises:
         ClusterError: a host is lost, or cannot be built; the message says why.
     """
+    # Hosts draw from a tree that they make themselves: no secret travels to them.
+    assert randomness.public == Randomness.of(experiment.seed).public
     paths = [str(Path.cwd()), *[path for path in sys.path if path]]
     count = min(experiment.cluster.at_least, population)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    start = FigureHostActor.options(
-        **shares_of(nodes, hosts=count, gpus=0.0), scheduling_strategy="SPREAD"
-    )
-    spec = json.dumps(resolved(experiment))
-    actors = [start.remote(spec, paths, population) for _ in range(count)]
-    try:
-        RollCall(actors).wait(at_least=count, deadline=experiment.cluster.deadline)
-        yield FigureHosts(actors, population, experiment.cluster.deadline)
-    except HostLost as lost:
-        raise ClusterError(
-            f"a host was lost while it told figures of its clients' records ({lost}): nothing has "
-            "begun, start the run again"
-        ) from lost
-    finally:
-        for actor in actors:
-            with suppress(RayError):
-                ray.kill(actor, no_restart=True)
+    spec, deadline = json.dumps(resolved(experiment)), experiment.cluster.deadline
+    with ExitStack() as stack:
+        actors = []
+        for number, options in enumerate(stack.enter_context(seats(experiment, count))):
+            actor = FigureHostActor.options(**options)
+            actors.append(actor.remote(spec, paths, population, (number, count)))
+            stack.callback(_end, actors[-1])
+        RollCall(actors).wait(at_least=count, deadline=deadline)
+        try:
+            yield FigureHosts(actors, population, deadline)
+        except HostLost as lost:
+            raise ClusterError(
+                f"a host was lost while it told figures of its clients' records ({lost}): "
+                + _advice(experiment, population)
+            ) from lost
+
+
+def _advice(experiment: Experiment, population: int) -> str:
+    if experiment.seed is None and release_of(experiment, population).seen_unsummed:
+        return (
+            "some may have shown theirs, with noise that is not drawn again: begin a new run, and "
+            "count what both cost"
+        )
+    return "nothing has begun, start the run again"
+
+
+def _end(actor: Any) -> None:
+    with suppress(RayError):
+        ray.kill(actor, no_restart=True)
 
 
 @dataclass
@@ -119,7 +149,7 @@ class FigureHosts:
         """A seam to clients who answer that question with so many words of so many bits."""
         self.asked += 1
         text = question.model_dump_json()
-        self._all([actor.ask.remote(text, dimension, bits) for actor in self.actors])
+        list(self._each([actor.ask.remote(text, dimension, bits) for actor in self.actors]))
         transport = RayTransport(
             self.actors, population=self.population, deadline=self.deadline, term=self.asked
         )
@@ -129,11 +159,14 @@ class FigureHosts:
     def own(self, clients: Sequence[ClientId]) -> Iterator[npt.NDArray[np.float64]]:
         """Each one's figures [d], with noise of its own that hides a record of it from anybody."""
         count = len(self.actors)
-        yield from self._all([self.actors[one % count].own.remote(one) for one in clients])
+        yield from self._each([self.actors[one % count].own.remote(one) for one in clients])
 
-    def _all(self, calls: Sequence[Any]) -> list[Any]:
-        try:
-            found: list[Any] = ray.get(list(calls), timeout=self.deadline)
-        except RayError as error:
-            raise cause_of(error) from error
-        return found
+    def _each(self, calls: Sequence[Any]) -> Iterator[Any]:
+        """What each call comes to; each has the whole deadline after the one before it."""
+        for call in calls:
+            try:
+                yield ray.get(call, timeout=self.deadline)
+            except GetTimeoutError:
+                raise HostLost(f"it gave no answer for {self.deadline:g} s") from None
+            except RayError as error:
+                raise cause_of(error) from error

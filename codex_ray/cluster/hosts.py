@@ -10,13 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import ray
 
-from codex_ray.cluster.inherited import INLINE_SWITCH
+from codex_ray.cluster.inherited import inline_bytes
 from codex_ray.errors import HostLost
 from codex_ray.federation.parcels import Parcel
 from codex_ray.federation.transport import Carrier, Frames, work_here
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Raw: TypeAlias = bytes | npt.NDArray[np.uint8]
 """Bytes on their way: a large piece as an array, which Ray shares instead of copying it."""
-INLINE: Final = int(os.environ.get(INLINE_SWITCH, "100000"))
-"""Bytes from which Ray puts a piece into its object store, unless it was started otherwise."""
 
 
 class CarrierServer:
@@ -155,7 +153,7 @@ def only_ours(spec: Mapping[str, Any]) -> bool:
 
 def as_raw(piece: bytes) -> Raw:
     """The piece in the form in which Ray copies it least."""
-    return piece if len(piece) < INLINE else np.frombuffer(piece, dtype=np.uint8)
+    return piece if len(piece) < inline_bytes() else np.frombuffer(piece, dtype=np.uint8)
 
 
 def as_frame(raw: Raw) -> Frame:

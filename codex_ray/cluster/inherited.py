@@ -9,6 +9,14 @@ from typing import Final
 
 INLINE_SWITCH: Final = "RAY_max_direct_call_object_size"
 """Bytes up to which Ray sends a value along with a call instead of through its object store."""
+INLINE: Final = 100_000
+"""How many that are if nobody says anything."""
+
+
+def inline_bytes() -> int:
+    """How many that are in the Ray that this process belongs to."""
+    said = os.environ.get(INLINE_SWITCH, "")
+    return int(said) if said.isdecimal() else INLINE
 
 
 @contextmanager

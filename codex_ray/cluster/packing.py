@@ -96,14 +96,29 @@ class _Load:
 
 
 class Pool:
-    """The clients of a trip that no host has yet, longest first."""
+    """The clients of a trip that no host has yet, longest first.
+
+    Attributes:
+        hosts: how many are there to do them, which may change.
+    """
 
     def __init__(
-        self, clients: Sequence[ClientId], costs: Costs, *, hosts: int, together: int = 1
+        self,
+        clients: Sequence[ClientId],
+        costs: Costs,
+        *,
+        hosts: int,
+        together: int = 1,
+        part: int = 1,
     ) -> None:
-        """All of them; `together` is how many a host trains in one program, if there are enough.
+        """All of them. Of a small cohort every host gets its part, so no more is lost with one.
 
-        Of a small cohort every host gets its part, and no more is lost with one of them.
+        Args:
+            clients: of the trip.
+            costs: what is known of the time that they take.
+            hosts: how many are there to do them.
+            together: how many clients a host trains in one program, if there are enough.
+            part: of how many a program can be made up, without that any of it is padding.
         """
         everyone = np.array(clients, dtype=np.int64)
         worth = costs.of(everyone)
@@ -111,7 +126,8 @@ class Pool:
         self._queue: list[ClientId] = everyone[order].tolist()
         self._worth: list[float] = worth[order].tolist()
         self._at = 0
-        self._hosts = hosts
+        self.hosts = hosts
+        self._part = min(part, together)
         self._together = min(together, max(1, math.ceil(len(clients) / hosts)))
         self._left = sum(self._worth)
         self._timed = costs.timed
@@ -130,16 +146,18 @@ class Pool:
             now: the time, in seconds of any clock.
         """
         load = self._loads.setdefault(host, _Load())
-        share = max(self._least, self._left / (SHARE * self._hosts))
+        share = max(self._least, self._left / (SHARE * self.hosts))
         level = self._level(load, now)
         if load.chunks and level < SLIGHT:
             return ()
         last = level < share + self._least / 2
+        share = max(min(SLIGHT, self._least), level) if last else share
+        together = self._part if last else self._together
         first, worth = self._at, 0.0
         while self._at < len(self._queue):
             cost = self._worth[self._at]
-            whole = last or (self._at - first) % self._together == 0
-            if self._at > first and whole and worth + cost / 2 > (level if last else share):
+            whole = (self._at - first) % together == 0
+            if self._at > first and whole and worth + cost / 2 > share:
                 break
             worth += cost
             self._at += 1
@@ -165,4 +183,4 @@ class Pool:
         if not self._timed:
             return math.inf  # What is expected is in no unit yet.
         everybody = sum(other.left(now) for other in self._loads.values())
-        return (self._left + everybody) / self._hosts - load.left(now)
+        return (self._left + everybody) / self.hosts - load.left(now)

@@ -12,7 +12,8 @@ import ray
 from ray.exceptions import RayError
 
 from codex_ray.cluster.causes import cause_of
-from codex_ray.cluster.hosts import INLINE, as_frame, as_raw
+from codex_ray.cluster.hosts import as_frame, as_raw
+from codex_ray.cluster.inherited import inline_bytes
 from codex_ray.cluster.packing import Costs, Pool
 from codex_ray.cluster.roll_call import RollCall
 from codex_ray.cluster.trip import Trip
@@ -50,6 +51,7 @@ class RayTransport:
         deadline: float,
         costs: Costs | None = None,
         together: int = 1,
+        part: int = 1,
         term: int = 0,
         another: Callable[[int], Any] | None = None,
         asked_again: bool = False,
@@ -62,6 +64,7 @@ class RayTransport:
             deadline: seconds after which a silent host counts as lost.
             costs: what is known of the time that clients take; nothing, if it is left out.
             together: how many clients a host trains in one program.
+            part: of how many a program can be made up, without that any of it is padding.
             term: which coordinator of the run this is, from 0.
             another: starts a host in place of one that keeps failing, by its number.
             asked_again: whether a client that sends its summand along with its training is asked
@@ -71,7 +74,7 @@ class RayTransport:
         self._pinned = population <= len(hosts)
         self._deadline = deadline
         self._costs = costs or Costs(population)
-        self._together = together
+        self._together, self._part = together, part
         self._asked_again = asked_again
         self._place: dict[ClientId, int] = {}
         self._warm: set[int] = set()
@@ -169,7 +172,9 @@ class RayTransport:
         )
         if stage is Stage.TRAIN and not self._pinned:
             hosts = max(1, len(self._hosts.present))
-            trip.pool = Pool(clients, self._costs, hosts=hosts, together=self._together)
+            trip.pool = Pool(
+                clients, self._costs, hosts=hosts, together=self._together, part=self._part
+            )
             return trip
         if stage is Stage.TRAIN:
             self._place |= {client: client for client in clients}
@@ -193,6 +198,8 @@ class RayTransport:
 
     def _submit(self, host: int, trip: Trip) -> None:
         """Gives the host its next chunk, if there is one for it."""
+        if trip.pool is not None:
+            trip.pool.hosts = len(self._hosts.present)
         chunk = trip.next_for(host)
         if not chunk:
             return
@@ -317,7 +324,7 @@ def _shared(outbox: Frames) -> dict[int, Any]:
         distinct[id(frame)] = frame
         if len(distinct) > ALIKE:
             return {}
-    if max(map(len, distinct.values())) < INLINE:
+    if max(map(len, distinct.values())) < inline_bytes():
         return {}
     return {key: ray.put(np.frombuffer(frame, dtype=np.uint8)) for key, frame in distinct.items()}
 

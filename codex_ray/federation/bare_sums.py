@@ -73,11 +73,22 @@ class SumHost:
         dimension: int,
         bits: int = WORD_BITS,
         summand_of: Callable[[ClientId], Residues] | None = None,
+        ahead: bool = False,
     ) -> None:
-        """A host for clients of the protocol, with summands of that length; samples by default."""
+        """A host for clients of the protocol, with summands of that length.
+
+        Args:
+            protocol: how they sum.
+            dimension: of the summands.
+            bits: of their words.
+            summand_of: makes a client's; samples by default.
+            ahead: whether it is made, and kept, as soon as the client has its task: hosts get tasks
+                for a few clients at a time, and are not waited for while they make everybody's.
+        """
         self._sessions = Sessions(protocol, fold=True)
         self._dimension, self._bits = dimension, bits
         self._summand_of = summand_of or Samples(dimension).of
+        self._ahead = ahead
 
     def handle(self, frames: Mapping[ClientId, Frame]) -> dict[ClientId, bytes]:
         """The reply of each client that was sent a frame; whoever refuses is missing.
@@ -104,7 +115,10 @@ class SumHost:
         if not isinstance(message, TrainTask):
             return self._sessions.answer(client, message)
         context = context_of(message, self._dimension, bits=self._bits)
-        self._sessions.seat(client, context, summand=lambda: self._summand_of(client))
+        made = self._summand_of(client) if self._ahead else None
+        self._sessions.seat(
+            client, context, summand=lambda: self._summand_of(client) if made is None else made
+        )
         return Trained(self._sessions.identity(client))
 
 

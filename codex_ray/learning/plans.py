@@ -6,7 +6,7 @@ so every host, and a run that is resumed, goes by the plan that the run began wi
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -15,6 +15,10 @@ from codex_ray.types import Component
 
 KernelName: TypeAlias = Literal["reference", "vectorised", "compiled"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
+SHAPES: Final = 8
+"""How many sizes chunks come in on a CPU: each keeps room for itself."""
 
 
 class Plan(Component):
@@ -51,6 +55,22 @@ class Plan(Component):
     def on_gpu(self) -> bool:
         """Whether clients are trained on a GPU."""
         return torch.device(self.device).type == "cuda"
+
+    @property
+    def part(self) -> int:
+        """Of how many clients a chunk can be made up, without that any of it is padding."""
+        return self.part_of(self.clients)
+
+    def part_of(self, lanes: int) -> int:
+        """The same where so many are trained at a time.
+
+        On a CPU each lane's products are calls of their own, so a short chunk can have fewer lanes;
+        but never one, where two would do: the products of a single lane go another way through
+        torch. On a GPU every chunk has all of them.
+        """
+        if torch.device(self.device).type != "cpu":
+            return lanes
+        return min(lanes, max(2, lanes // SHAPES))
 
     @property
     def product(self) -> torch.dtype:

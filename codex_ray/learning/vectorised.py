@@ -37,8 +37,6 @@ WINDOW: Final = 8
 AHEAD: Final = 2
 """And where the next ones' records are opened meanwhile, of whom there should be some."""
 
-SHAPES: Final = 8
-"""How many sizes chunks come in: each keeps room for itself."""
 DRAWN: Final = 1 << 16
 """Normals that are drawn in one go, where a step needs fewer."""
 
@@ -166,7 +164,9 @@ class VectorisedTraining:
         self, kernel: LaneKernel, jobs: list[Job], params: torch.Tensor, out: torch.Tensor
     ) -> None:
         """Trains one chunk, and puts each update in its place."""
-        lanes = _lanes(len(jobs), kernel.lanes(self.plan), params.device)
+        most = kernel.lanes(self.plan)
+        part = self.plan.part_of(most)
+        lanes = min(most, -(-len(jobs) // part) * part)
         room = self._room(kernel, jobs[0].rows, lanes)
         data = self._batches(jobs, lanes)
         room.load(params)
@@ -266,18 +266,6 @@ def _has_bfloat16(device: str) -> bool:
         return True
     known = torch.cpu.get_capabilities()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def _lanes(jobs: int, most: int, device: torch.device) -> int:
-    """How many lanes a chunk of so many jobs gets.
-
-    On a CPU each lane's products are calls of their own, so a short chunk can have fewer lanes; but
-    never one, where two would do: the products of a single lane go another way through torch.
-    """
-    if device.type != "cpu":
-        return most
-    step = max(2, most // SHAPES)
-    return min(most, -(-jobs // step) * step)
 
 
 def _steps_of_noise(steps: int, dimension: int) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 
 from codex_ray.data.column_statistics import Floats
 from codex_ray.data.raw_tables import RawTables
+from codex_ray.errors import ProtocolError
 from codex_ray.federation.bare_sums import SumHost
 from codex_ray.federation.pooled_sums import as_words
 from codex_ray.federation.transport import LocalTransport, Transport
@@ -32,14 +33,30 @@ class Answers:
     randomness: Randomness
 
     def summand(self, question: Question, client: ClientId) -> Residues:
-        """A client's answer, as it adds it to the sum of all."""
+        """A client's answer, as it adds it to the sum of all.
+
+        Raises:
+            ProtocolError: it would tell more than the run's claim allows.
+        """
+        noised = self.release.prepare.noise_multiplier is not None
+        if isinstance(question, Shown) != noised:
+            raise ProtocolError(
+                f"a question for {question.kind}, where figures are "
+                f"{'noised' if noised else 'exact'}: it is not answered"
+            )
         points = self._points(client)
         if isinstance(question, Shown):
             return self.release.summand(points, client, self.randomness)
         return as_words(question.of(points))
 
     def own(self, clients: Sequence[ClientId]) -> Iterator[Floats]:
-        """Each one's figures [d], with noise of its own that hides a record of it from anybody."""
+        """Each one's figures [d], with noise of its own that hides a record of it from anybody.
+
+        Raises:
+            ProtocolError: nobody shows figures of its own in this run.
+        """
+        if not self.release.shown_by_owner:
+            raise ProtocolError("no client of this run shows figures of its own")
         for client in clients:
             yield self.release.own(self._points(client), client, self.randomness)
 
@@ -47,7 +64,7 @@ class Answers:
         """What carries clients who answer that question with so many words of so many bits."""
         protocol = self.release.federation.protocol_for(self.release.population)
         of = partial(self.summand, question)
-        return SumHost(protocol, dimension=dimension, bits=bits, summand_of=of)
+        return SumHost(protocol, dimension=dimension, bits=bits, summand_of=of, ahead=True)
 
     def seam(self, question: Question, dimension: int, bits: int) -> Transport:
         """A seam to such clients within this process."""

@@ -173,6 +173,17 @@ class Release:
         return self.prepare.scaling == "per_client" or isinstance(self.trainer, DpSgd)
 
     @property
+    def shown_by_owner(self) -> bool:
+        """Whether each client shows its own, instead of adding it to a sum."""
+        return self.noised_by_owner and self.prepare.scaling == "per_client"
+
+    @property
+    def seen_unsummed(self) -> bool:
+        """Whether the server may know noised figures of some clients, if it never knows a sum."""
+        local = isinstance(self.federation.mechanism, LocalGaussian)
+        return self.noised_by_owner or (self.prepare.noise_multiplier is not None and local)
+
+    @property
     def sketch(self) -> Sketch:
         """The vector that is summed with noise."""
         asked = self.prepare
@@ -227,7 +238,7 @@ class Release:
         protocol = self.federation.protocol_for(self.population)
         pool = Pool[Question](protocol, self.population, NAMED, asked.seam)
         resolution: tuple[float, ...] = ()
-        if self.noised_by_owner and self.prepare.scaling == "per_client":
+        if self.shown_by_owner:
             found = [self.sketch.found(own) for own in asked.own(range(self.population))]
         elif self.noised_by_owner:
             total = pool.whole(Shown(), dimension=self.sketch.dimension, number=0)

@@ -146,8 +146,8 @@ class Planner:
         values = {key: choices[0] for key, choices in description.grid.items()}
         values |= {key: bounds.at(0.0) for key, bounds in description.space.items()}
         experiment = self.experiment(self._checked(values, number=0)[0])
-        settled = assemble(experiment).settled(gpus=description.gpus_per_trial).experiment
-        return resolved(settled)["plan"]
+        planned = assemble(experiment).with_plan(gpus=description.gpus_per_trial).experiment
+        return resolved(planned)["plan"]
 
     def reference(self) -> list[Setting]:
         """The trials of the setting that all are compared with; none where there is none."""

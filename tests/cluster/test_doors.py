@@ -32,8 +32,8 @@ for _ in range(2):
             def token(self):
                 return os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]
             def inline(self):
-                from codex_ray.cluster.hosts import INLINE
-                return INLINE
+                from codex_ray.cluster.inherited import inline_bytes
+                return inline_bytes()
         actor = Actor.remote()
         mode, token = ray.get(actor.token.remote())
         found["inline"] = ray.get(actor.inline.remote())

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from pooling import DP_SGD, EXACT, NOISE, NOISED, SHARED, experiment, write_hospitals
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from codex_ray import figures
+from codex_ray.cluster import crew
 from codex_ray.cluster import figure_hosts as hosts_file
 from codex_ray.cluster.figure_hosts import figure_hosts
 from codex_ray.config import experiment_from
-from codex_ray.errors import ClusterError
+from codex_ray.errors import ClusterError, ProtocolError
 from codex_ray.experiment import Experiment
 from codex_ray.federation.parcels import Parcel
 from codex_ray.figures import answers_of, release_of
-from codex_ray.preparation.questions import Count
+from codex_ray.preparation.questions import Count, Shown
 from codex_ray.randomness import Randomness
 
 pytestmark = [pytest.mark.usefixtures("ray_local")]
@@ -28,7 +29,8 @@ CLIENTS = 4
 
 def hospitals(folder: Path, prepare: dict[str, Any], **parts: Any) -> Experiment:
     """Four hospitals on two hosts."""
-    config = experiment(write_hospitals(folder), prepare, cluster={"hosts": 2}, **parts)
+    cluster = {"hosts": 2, "deadline": 60}
+    config = experiment(write_hospitals(folder), prepare, cluster=cluster, **parts)
     return experiment_from(config)
 
 
@@ -84,20 +86,67 @@ def test_a_host_that_is_lost_ends_it_before_anything_has_begun(
 ) -> None:
     of, randomness = hospitals(tmp_path, EXACT), Randomness.of(0)
     columns = answers_of(of, CLIENTS, randomness).tables.columns
-    asking = hosts_file.FigureHosts._all
+    asking = hosts_file.FigureHosts.seam
 
-    def killing(self: hosts_file.FigureHosts, calls: Sequence[Any]) -> list[Any]:
-        found = asking(self, calls)
+    def killing(self: hosts_file.FigureHosts, *question: Any) -> Any:
+        seam = asking(self, *question)
         if self.asked == 2:
             ray.kill(self.actors[0])
-        return found
+        return seam
 
-    monkeypatch.setattr(hosts_file.FigureHosts, "_all", killing)
+    monkeypatch.setattr(hosts_file.FigureHosts, "seam", killing)
     with (
         pytest.raises(ClusterError, match=r"host 0 keeps dying|a host was lost while it told"),
         figure_hosts(of, CLIENTS, randomness) as there,
     ):
         release_of(of, CLIENTS).statistics(columns, there, randomness)
+
+
+def test_they_are_where_the_hosts_of_a_trial_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its places take every CPU: besides them there would be no room, ever."""
+    of, randomness = hospitals(tmp_path, EXACT), Randomness.of(0)
+    here = answers_of(of, CLIENTS, randomness)
+    group = placement_group([{"CPU": 1.0}] * 2, strategy="PACK")
+    ray.get(group.ready(), timeout=60)
+    monkeypatch.setattr(crew, "get_current_placement_group", lambda: group)
+    try:
+        with figure_hosts(of, CLIENTS, randomness) as there:
+            count = there.seam(Count(most=1000), 3, 32)
+            assert len(count.hosts) == 2  # type: ignore[attr-defined]  # over Ray
+    finally:
+        remove_placement_group(group)
+    assert here.tables.columns.counted
+
+
+def test_hosts_answer_what_the_claim_allows_and_nothing_else(tmp_path: Path) -> None:
+    exact, noised = (
+        answers_of(of, CLIENTS, Randomness.of(0))
+        for of in (
+            hospitals(tmp_path / "exact", EXACT),
+            hospitals(tmp_path / "noised", NOISED, trainer=SHARED, mechanism=NOISE),
+        )
+    )
+    with pytest.raises(ProtocolError, match="a question for count, where figures are noised"):
+        noised.summand(Count(most=1000), 0)
+    with pytest.raises(ProtocolError, match="a question for shown, where figures are exact"):
+        exact.summand(Shown(), 0)
+    for answers in (exact, noised):
+        with pytest.raises(ProtocolError, match="no client of this run shows figures of its own"):
+            next(answers.own([0]))
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_what_to_do_after_a_loss_depends_on_what_may_have_been_seen(
+    tmp_path: Path, seed: int | None
+) -> None:
+    own = hospitals(tmp_path / "own", NOISED | {"scaling": "per_client"}, trainer=DP_SGD, seed=seed)
+    summed = hospitals(tmp_path / "summed", EXACT, seed=seed)
+    again = "start the run again"
+    assert again in hosts_file._advice(summed, CLIENTS)
+    assert (again in hosts_file._advice(own, CLIENTS)) == (seed is not None)
+    assert ("count what both cost" in hosts_file._advice(own, CLIENTS)) == (seed is None)
 
 
 def test_what_a_host_cannot_read_is_said_in_its_words(tmp_path: Path) -> None:

@@ -124,6 +124,28 @@ def test_the_last_chunks_are_cut_so_that_hosts_end_together() -> None:
     assert len(chunks) < 20
 
 
+def test_a_program_that_is_padded_is_never_cut() -> None:
+    """A GPU takes as long for some of its lanes as for all: there a cut chunk costs a whole one."""
+    seconds = np.full(CLIENTS, 0.005)
+    costs = learnt(seconds, rounds=3)
+    for part in (16, 4):
+        pool = Pool(range(CLIENTS), costs, hosts=3, together=16, part=part)
+        _, chunks = play(pool, seconds, hosts=3)
+        assert sum(len(chunk) % part != 0 for chunk in chunks) <= 1
+        assert any(len(chunk) % 16 for chunk in chunks) == (part == 4)
+
+
+def test_those_who_are_left_share_what_is_left() -> None:
+    """Not as if the lost ones took their part: that went down to single clients."""
+    pool = Pool(range(CLIENTS), learnt(np.full(CLIENTS, 0.01), rounds=3), hosts=8)
+    pool.hosts, chunks, now = 1, [], 0.0
+    while chunk := pool.take(0, now):
+        chunks.append(len(chunk))
+        now += 0.01 * len(chunk)
+        pool.done(0, chunk, now)
+    assert sum(chunks) == CLIENTS and len(chunks) < 15 and min(chunks[:-1]) > 1
+
+
 def test_a_host_that_has_enough_is_given_nothing_more() -> None:
     """Others will be done with the rest before it is; once it has nothing to do it helps."""
     costs = learnt(np.full(CLIENTS, 0.01), rounds=3)

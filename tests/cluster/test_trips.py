@@ -14,6 +14,7 @@ from codex_ray.assembly import Assembled, assemble
 from codex_ray.cluster import transport as transport_file
 from codex_ray.cluster.coordinator import asked_again
 from codex_ray.cluster.hosts import CarrierServer
+from codex_ray.cluster.inherited import INLINE, INLINE_SWITCH, inline_bytes
 from codex_ray.cluster.transport import RayTransport
 from codex_ray.config import experiment_from
 from codex_ray.errors import HostLost
@@ -134,20 +135,26 @@ def test_parameters_go_through_the_object_store_whoever_drops_out(
     devices, near, kind, after_keys, monkeypatch
 ) -> None:
     """Who falls silent before the summand hears of less: that is a second frame, and no third."""
-    monkeypatch.setattr(transport_file, "INLINE", 1000)
+    monkeypatch.setattr(transport_file, "inline_bytes", lambda: 1000)
     changes = {"protocol": {"kind": kind}, "dropouts": {"after_keys": after_keys}}
     assembled = ideal(devices, federation=changes, rounds=2)
     quiet = run(assembled, LocalTransport(assembled.host()))
     assert run(assembled, far(near, assembled)) == quiet
     size = 4 * len(assembled.initial)
-    assert size > transport_file.INLINE
+    assert size > 1000
     frames = 2 if after_keys else 1
     assert len(near.put_in) == 2 * frames and all(abs(it - size) < 200 for it in near.put_in)
     assert len(near.passed) > 4 and max(near.passed) == 0, "no call carries them itself"
 
 
+def test_what_is_no_number_of_bytes_is_not_taken_for_one(monkeypatch) -> None:
+    for said, bytes_ in (("5000", 5000), ("1e6", INLINE), ("", INLINE)):
+        monkeypatch.setenv(INLINE_SWITCH, said)
+        assert inline_bytes() == bytes_
+
+
 def test_what_is_small_or_each_clients_own_is_passed_by_value(near) -> None:
-    big = [bytes(transport_file.INLINE) + bytes([it]) for it in range(3)]
+    big = [bytes(INLINE) + bytes([it]) for it in range(3)]
     assert not transport_file._shared(dict(enumerate(big)))
     assert not transport_file._shared({0: b"small", 1: b"small, too"})
     assert sorted(transport_file._shared({0: big[0], 1: big[1], 2: big[0]})) == sorted(
