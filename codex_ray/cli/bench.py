@@ -68,6 +68,12 @@ def _serve() -> _Subject:
     return _Subject("Serving, against its bars", PARTS)
 
 
+def _prepare() -> _Subject:
+    from codex_ray.bench.preparing import PARTS
+
+    return _Subject("Preparing, against its bar", PARTS)
+
+
 def _heart(data: str | None) -> _Subject:
     from codex_ray.bench.heart_disease import parts_for, plot_heart
 
@@ -84,6 +90,7 @@ SUBJECTS: Mapping[str, Callable[[], _Subject]] = {
     "privacy": _privacy,
     "sweep": _sweep,
     "serve": _serve,
+    "prepare": _prepare,
 }
 SECAGG = "secagg"
 HEART = "heart"
@@ -93,13 +100,14 @@ def add_bench(commands: Commands) -> None:
     """The command and its options."""
     bench = commands.add_parser(
         "bench",
-        help="measure training, rounds, scale, sums, sweeps, serving, privacy or hospitals",
+        help="measure training, rounds, scale, sums, sweeps, serving, preparing, privacy "
+        "or hospitals",
         description="train: client updates a CPU second, against a bare loop and Opacus. round: "
         "where a round's time goes. scale: cohorts, populations and hosts. secagg: protocols "
         "beside what they cannot be faster than. privacy: epsilons, audits and noise. sweep: many "
         "runs through Ray Tune, beside the same runs one after the other. serve: requests a second "
-        "of a served model. heart: accuracy on the "
-        "four hospitals of UCI Heart Disease, with and without noise.",
+        "of a served model. prepare: memory and time for a file of ten gigabytes. heart: accuracy "
+        "on the four hospitals of UCI Heart Disease, with and without noise.",
     )
     bench.add_argument("subject", choices=[*SUBJECTS, SECAGG, HEART], help="what to measure")
     bench.add_argument("--json", metavar="FILE", help="write the figures to a file as well")

@@ -32,7 +32,7 @@ class Sensitive:
     """
 
     name: str
-    codes: npt.NDArray[np.int32]
+    codes: npt.NDArray[np.integer]
     values: int
     ordered: bool
     gaps: bool = False
@@ -50,7 +50,7 @@ class Sensitive:
         gaps = missing is not None and bool(missing.any())
         if values.dtype.kind == "u":  # without sorting, which takes copies
             present = np.bincount(values) > 0
-            numbers = (np.cumsum(present) - 1).astype(np.int32)
+            numbers = (np.cumsum(present) - 1).astype(values.dtype)
             return cls(name, numbers[values], int(present.sum()), ordered, gaps)
         different, codes = np.unique(values, return_inverse=True)
         return cls(name, codes.astype(np.int32), len(different), ordered, gaps)
@@ -138,16 +138,19 @@ def _of_column(
     classes: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64], column: Sensitive
 ) -> _Column:
     whole = np.bincount(column.codes, minlength=column.values) / len(column.codes)
-    order = np.argsort(classes, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)])
     at_once = max(1, _CELLS // column.values)
+    order = np.argsort(classes, kind="stable") if at_once < len(sizes) else None
+    starts = np.concatenate([[0], np.cumsum(sizes)])
     found = []
     for first in range(0, len(sizes), at_once):
         last = min(first + at_once, len(sizes))
-        rows = order[starts[first] : starts[last]]
-        cells = (classes[rows] - first).astype(np.int64) * column.values + column.codes[rows]
-        table = np.bincount(cells, minlength=(last - first) * column.values)
-        table = table.reshape(last - first, column.values)
+        counts = np.zeros((last - first) * column.values, np.int64)
+        for start in range(starts[first], starts[last], _CELLS):
+            some = slice(start, min(start + _CELLS, starts[last]))
+            rows = some if order is None else order[some]
+            cells = (classes[rows] - first).astype(np.int64) * column.values + column.codes[rows]
+            counts += np.bincount(cells, minlength=len(counts))
+        table = counts.reshape(last - first, column.values)
         known, shares = table[:, : column.known], table / table.sum(axis=1, keepdims=True)
         found.append(
             _Column(

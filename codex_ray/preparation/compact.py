@@ -1,8 +1,10 @@
 """What the first pass keeps of every record: a byte or two for each column that decides groups.
 
 Memory of a preparation, for each record: the bytes of `width` for every quasi-identifier, sensitive
-column and label (1 for up to 254 values, 2 to 65 534, else 4; 8 for a number), 24 for three hashes,
-and 20 for who holds it and which class it falls into; besides them one block of the source.
+column and label (1 for up to 254 values, 2 to 65 534, else 4; 8 for a number), 1 for every column
+that may lack a value, and 32 at the most: three hashes and what looks for repeats among them, and,
+when those are given back, who holds it and which class it falls into. Where one pool is dealt out
+it is up to 16 more. Besides them one block of the source.
 """
 
 from __future__ import annotations
@@ -72,18 +74,19 @@ class Coding:
 
 @dataclass
 class Growing:
-    """An array that grows batch by batch, at the end one."""
+    """An array that grows batch by batch, in place: pieces and their whole would take it twice."""
 
-    pieces: list[Compact] = field(default_factory=list)
+    held: bytearray = field(default_factory=bytearray)
+    kind: np.dtype[Any] | None = None
 
     def add(self, piece: Compact) -> None:
-        """Appends."""
-        self.pieces.append(piece)
+        """Appends a piece [n], of the type of the first."""
+        assert self.kind is None or self.kind == piece.dtype
+        self.kind = piece.dtype
+        self.held += np.ascontiguousarray(piece).data
 
     def whole(self) -> Compact:
         """Everything that was added, which is then forgotten."""
-        if not self.pieces:
-            return np.empty(0)
-        made = np.concatenate(self.pieces)
-        self.pieces = []
+        made = np.frombuffer(self.held, np.float64 if self.kind is None else self.kind)
+        self.held = bytearray()
         return made

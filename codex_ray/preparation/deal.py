@@ -17,6 +17,8 @@ from codex_ray.randomness import Randomness
 from codex_ray.types import Component
 
 Rows: TypeAlias = npt.NDArray[np.int64]
+Records: TypeAlias = Rows | slice
+"""The places of a client's records, or from where to where they stand: that takes no memory."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,13 @@ class Pool:
     Attributes:
         units: (name, records) of each unit, in the order of the records.
         labels: the class of each record [n].
-        column: values [n] of the column that clients are told apart by, if one is.
+        column: of the column that clients are told apart by, if one is, a number for each record's
+            value [n] and what the numbers stand for, which are all different.
     """
 
     units: Sequence[tuple[str, int]]
     labels: npt.NDArray[Any]
-    column: npt.NDArray[np.str_] | None = None
+    column: tuple[npt.NDArray[np.int32], Sequence[str]] | None = None
 
 
 class _Dealt(Component):
@@ -66,11 +69,11 @@ class OneEach(Component):
     def check(self, columns: Mapping[str, Column]) -> None:
         """Nothing of the schema is needed."""
 
-    def deal(self, pool: Pool) -> list[tuple[str, Rows]]:
+    def deal(self, pool: Pool) -> list[tuple[str, slice]]:
         """Name and records of each client."""
         found, start = [], 0
         for name, count in pool.units:
-            found.append((name, np.arange(start, start + count)))
+            found.append((name, slice(start, start + count)))
             start += count
         return found
 
@@ -153,8 +156,9 @@ class ByColumn(Component):
     def deal(self, pool: Pool) -> list[tuple[str, Rows]]:
         """Name and records of each client, in the order of the names."""
         assert pool.column is not None
-        names, codes = np.unique(pool.column, return_inverse=True)
-        return [(str(name), np.flatnonzero(codes == code)) for code, name in enumerate(names)]
+        codes, names = pool.column
+        order = sorted(range(len(names)), key=lambda code: names[code])
+        return [(names[code], np.flatnonzero(codes == code)) for code in order]
 
 
 Deal: TypeAlias = OneEach | Iid | Dirichlet | BySize | ByColumn

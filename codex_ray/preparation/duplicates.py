@@ -68,21 +68,23 @@ def exact_hashes(columns: Mapping[str, Cells], count: int) -> Hashes:
 def repeated(hashes: Sequence[Hashes], rows: npt.NDArray[np.int64] | slice = _ALL) -> Twice:
     """How many of a client's records, at `rows` of the three hashes, repeat an earlier one."""
     exact, *grids = hashes
-    again = _again(exact[rows])
+    again = np.zeros(len(exact[rows]), dtype=bool)
     near = np.zeros_like(again)
+    _mark(again, exact[rows])
     for grid in grids:  # one at a time, because each takes a copy
-        near |= _again(grid[rows])
-    return Twice(int(again.sum()), int((near & ~again).sum()))
+        _mark(near, grid[rows])
+    near &= ~again
+    return Twice(int(again.sum()), int(near.sum()))
 
 
-def _again(hashes: Hashes) -> npt.NDArray[np.bool_]:
-    """Where a hash stood before; a sixteenth at a time, because sorting takes copies."""
-    again = np.ones(len(hashes), dtype=bool)
-    part = (hashes >> np.uint64(60)).astype(np.uint8)
-    for number in range(16):
+def _mark(again: npt.NDArray[np.bool_], hashes: Hashes) -> None:
+    """Marks where a hash stood before; a 64th at a time, because sorting takes copies."""
+    part = np.empty(len(hashes), np.uint8)
+    np.right_shift(hashes, np.uint64(58), out=part, casting="unsafe")
+    for number in range(64):
         rows = np.flatnonzero(part == number)
-        again[rows[np.unique(hashes[rows], return_index=True)[1]]] = False
-    return again
+        first = np.unique(hashes[rows], return_index=True)[1]
+        again[np.delete(rows, first)] = True
 
 
 def _steps(column: Column, values: npt.NDArray[Any], shift: float) -> Cells:

@@ -41,10 +41,9 @@ def mondrian(
         requirement: what every class must have.
         relaxed: whether records with equal values may go to both sides of a cut.
     """
-    everyone = np.arange(count, dtype=np.int32)
-    if not requirement.met(everyone):
+    waiting, leaves = [np.arange(count, dtype=np.int32)], []
+    if not requirement.met(waiting[0]):
         return None
-    waiting, leaves = [everyone], []
     while waiting:
         rows = waiting.pop()
         parts = _cut(axes, rows, requirement, relaxed=relaxed)

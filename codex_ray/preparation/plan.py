@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from codex_ray.errors import DataError
 from codex_ray.preparation.anonymity import Figures, Requirement, Sensitive, figures
 from codex_ray.preparation.axes import axis_of
-from codex_ray.preparation.deal import Pool, Rows
+from codex_ray.preparation.deal import Pool, Records
 from codex_ray.preparation.duplicates import Twice, repeated
 from codex_ray.preparation.labels import label_of
 from codex_ray.preparation.mondrian import mondrian
@@ -66,55 +67,58 @@ def plan(schema: Schema, seen: Survey, *, progress: Progress) -> Plan:
     Raises:
         DataError: a client's records cannot be made as anonymous as the schema asks.
     """
-    owner = np.full(seen.count, NOBODY, np.int32)
-    group = np.full(seen.count, NOBODY, np.int32)
     holdings = []
-    column = None
-    if seen.owner is not None:
-        codes, names = seen.owner
-        column = np.asarray(names)[codes]
-    pool = Pool(seen.units, seen.labels, column)
+    pool = Pool(seen.units, seen.labels, seen.owner)
     named = schema.clients.looks_at is None or (
         schema.columns[schema.clients.looks_at].role != "identifier"
     )
-    dealt = schema.clients.deal(pool)
+    dealt: Sequence[tuple[str, Records]] = schema.clients.deal(pool)
     twice = [repeated(seen.hashes, rows) for _, rows in dealt]
     seen.hashes.clear()
+    owner = np.full(seen.count, NOBODY, np.int32)
+    group = np.full(seen.count, NOBODY, np.int32)
     for number, (name, rows) in enumerate(dealt):
-        progress(f"generalising {name if named else number}: {len(rows):,} records")
+        progress(f"generalising {name if named else number}: {_count(rows):,} records")
         shown = name if named else f"client {number}"  # no identifier's value gets out as a name
         kept = _kept(schema, seen, rows)
         holding, classes = _hold(schema, seen, kept, name=shown)
-        left_out = len(rows) - len(kept)
+        left_out = _count(rows) - holding.records
         holding = replace(holding, suppressed=left_out, twice=twice[number])
         owner[kept], group[kept] = number, classes
         holdings.append(holding)
     return Plan(tuple(holdings), owner, group)
 
 
-def _kept(schema: Schema, seen: Survey, rows: Rows) -> Rows:
+def _count(rows: Records) -> int:
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
+def _kept(schema: Schema, seen: Survey, rows: Records) -> Records:
     """The records whose quasi-identifiers on a line are all there."""
-    lacking = np.zeros(len(rows), dtype=bool)
+    lacking = np.zeros(_count(rows), dtype=bool)
     for name, column in schema.named("quasi_identifier").items():
         if column.numeric:
             lacking |= seen.codings[name].missing(seen.codes[name][rows])
-    return rows[~lacking] if lacking.any() else rows
+    if not lacking.any():
+        return rows
+    return (np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)[~lacking]
 
 
 def _hold(
-    schema: Schema, seen: Survey, kept: Rows, *, name: str
+    schema: Schema, seen: Survey, kept: Records, *, name: str
 ) -> tuple[Holding, npt.NDArray[np.int32]]:
     """A client's holding, and the class of each kept record."""
-    if not len(kept):
+    records = _count(kept)
+    if not records:
         raise DataError(f"client {name!r}: no record is left: leave the client out")
     ends: dict[str, npt.NDArray[np.float64] | tuple[str, ...]] = {}
-    classes, found = np.zeros(len(kept), np.int32), None
+    classes, found = np.zeros(records, np.int32), None
     if schema.anonymity is not None:
         ends, classes, found = _generalise(schema, seen, kept, schema.anonymity, name)
     label = label_of(*schema.label)
     holding = Holding(
         name=name,
-        records=len(kept),
+        records=records,
         suppressed=0,
         labels=tuple(np.bincount(seen.labels[kept], minlength=label.classes).tolist()),
         gaps={column: int(seen.lacks(column)[kept].sum()) for column in seen.gaps},
@@ -126,7 +130,7 @@ def _hold(
 
 
 def _generalise(
-    schema: Schema, seen: Survey, kept: Rows, asked: Anonymity, name: str
+    schema: Schema, seen: Survey, kept: Records, asked: Anonymity, name: str
 ) -> tuple[dict[str, npt.NDArray[np.float64] | tuple[str, ...]], npt.NDArray[np.int32], Figures]:
     """What the classes say, which record is in which, and how anonymous that is."""
     sensitive = tuple(
@@ -145,10 +149,10 @@ def _generalise(
     requirement = Requirement(
         k=asked.k, l=asked.l, entropy_l=asked.entropy_l, t=asked.t, sensitive=sensitive
     )
-    made = mondrian(axes, len(kept), requirement=requirement, relaxed=asked.relaxed)
+    made = mondrian(axes, _count(kept), requirement=requirement, relaxed=asked.relaxed)
     if made is None:
         raise DataError(
-            f"client {name!r}: its {len(kept)} records together are not as anonymous as asked "
+            f"client {name!r}: its {_count(kept)} records together are not as anonymous as asked "
             f"({_asked(asked)}): ask for less, or leave the client out"
         )
     return (
