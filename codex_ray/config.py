@@ -261,7 +261,8 @@ def forget_findings(mapping: dict[str, Any]) -> None:
     """Takes out of a resolved mapping what a run itself found about its data and wrote there."""
     data = mapping.get("data")
     if isinstance(data, dict):
-        data.pop("card", None)
+        for found in ("card", "manifest"):
+            data.pop(found, None)
         if isinstance(data.get("prepare"), dict):
             data["prepare"].pop("statistics", None)
 

@@ -227,8 +227,8 @@ def _show(result: RunResult, answers: Answers, *, whose: str) -> None:
     for name, value in (
         (
             "what the server saw",
-            f"{result.rounds} noised sums over four hospitals (SecAgg): no record, and no "
-            "hospital's own step",
+            f"{result.rounds} noised sums over four hospitals (SecAgg): no record that was trained "
+            "on, and no hospital's own step",
         ),
         (
             "what an answer can tell of a record",

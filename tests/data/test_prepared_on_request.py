@@ -13,7 +13,7 @@ from hospitals_prepared import FIELDS, run_on, three_hospitals
 
 import codex_ray
 from codex_ray.assembly import Assembled, assemble
-from codex_ray.config import experiment_from
+from codex_ray.config import experiment_from, forget_findings, resolved
 from codex_ray.data.flat import FlatDataset
 from codex_ray.data.on_request import OnRequest
 from codex_ray.data.prepared import PreparedData
@@ -146,6 +146,19 @@ def test_an_experiment_is_put_together_and_its_plan_settled_without_a_record(
     assert shown.client(0).features.shape[1:] == made.dataset.client(0).features.shape[1:]
     assert asked == [0] and np.abs(shown.client(0).features).max() <= 1
     assert {*shown.test().labels.tolist()} == {0, 1, 2}
+
+
+def test_what_a_run_found_out_is_all_that_tells_it_from_what_was_asked(folder: Path) -> None:
+    """A sweep that goes on knows a trial's run again by it; it was refused for its manifest."""
+    config = run_on(folder)
+    scaled = FIELDS | {"prepare": {"scaling": "pooled"}}
+    config["data"] = config["data"] | scaled | {"missing": "middle"}
+    run = assemble(experiment_from(config))
+    asked, held = resolved(run.experiment), resolved(run.settled(gpus=0).experiment)
+    assert held["data"]["manifest"] and held["data"]["prepare"]["statistics"]
+    for mapping in (asked, held):
+        forget_findings(mapping)
+    assert held["data"] == asked["data"]
 
 
 def test_a_model_of_too_few_classes_is_refused_by_the_manifest(
