@@ -76,9 +76,9 @@ def run(
         return run_there(experiment, path, watch)
     with _one_thread():
         assembled = assemble(experiment, given)
-        assembled.check_files()
         if directory is None:
             RunDirectory.check_free(path)  # before Ray is started for nothing
+        assembled.check_files()
         with _session(experiment) as (gpus, overlooked):
             if directory is None:
                 assembled = assembled.settled(gpus=gpus, asking=_asking(experiment))

@@ -15,14 +15,15 @@ RECORDS = 40
 FIELDS: dict[str, Any] = {"purpose": "study", "missing": "middle", "test_fraction": 0.25}
 
 
-def three_hospitals(folder: Path, **more: Any) -> Path:
+def three_hospitals(folder: Path, *, without_weight: str = "", **more: Any) -> Path:
     """A folder of records with two numbers, one with gaps, a flag and three classes."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for hospital in NAMES:
         lines = ["age,weight,smoker,stage"]
         for row in range(RECORDS):
-            weight = "" if row % 9 == 4 else str(rng.integers(45, 110))
+            weight = str(rng.integers(45, 110))
+            weight = "" if row % 9 == 4 or hospital == without_weight else weight
             lines.append(f"{rng.integers(20, 80)},{weight},{row % 2},{row % 3}")
         (folder / f"{hospital}.csv").write_text("\n".join(lines) + "\n")
     schema = {

@@ -10,12 +10,14 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from codex_ray.cluster.causes import cause_of
+from codex_ray.data.stand_in import stand_in
 from codex_ray.errors import ClusterError
 from codex_ray.federation.messages import TrainTask
 
@@ -56,6 +58,8 @@ Scout = ray.remote(num_cpus=0, num_gpus=1, max_restarts=0)(ScoutServer)
 
 def work_a_round(assembled: Assembled) -> int:
     """Has a host train what one host trains in a round, and returns how many clients that were."""
+    # What memory it takes depends on no value.
+    assembled = replace(assembled, dataset=stand_in(assembled.dataset))
     experiment, dataset = assembled.experiment, assembled.dataset
     cohort = experiment.federation.sampler.expected(dataset.population)
     most = math.ceil(cohort / max(1, experiment.cluster.hosts))

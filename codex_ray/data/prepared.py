@@ -222,7 +222,7 @@ class PreparedData(Component):
         if self.missing == "drop":
             values, labels = values[~gaps.any(axis=1)], labels[~gaps.any(axis=1)]
         if not len(labels):
-            raise DataError(f"{where}: no record is complete: drop columns")
+            raise self._none_complete(name, "")
         return RawTable(values, labels, where)
 
     def _places(self, manifest: Manifest) -> tuple[list[int], int | None]:
@@ -254,21 +254,29 @@ class PreparedData(Component):
         """Refuses files that a run would stumble over; no record is read.
 
         Raises:
-            DataError: a shard is not the file of the manifest, or says that it lacks a number.
+            DataError: a shard is not the file of the manifest, or says that it lacks a number; or
+                all that it has are left out for what they lack.
         """
         shards.check_files()
-        if self.missing != "refuse" or self._filled:
+        if self.missing == "middle" or (self.missing == "refuse" and self._filled):
             return
         used = self.features or tuple(one.name for one in shards.manifest.features)
         for place, shard in enumerate(shards.manifest.shards):
             lacking = shards.lacking(place)
             for name in used:
-                if lacking.get(name):
+                if self.missing == "drop" and lacking.get(name) == shard.records:
+                    raise self._none_complete(shard.client, f": none has {name!r}")
+                if self.missing == "refuse" and lacking.get(name):
                     raise self._lacks(shard.client, f"{lacking[name]} records lack {name!r}")
 
     @property
     def _filled(self) -> bool:
         return self.prepare is not None and self.prepare.imputation is not None
+
+    def _none_complete(self, client: str, why: str) -> DataError:
+        return DataError(
+            f"{self.path}, client {client!r}: no record is complete{why}: drop columns"
+        )
 
     def _lacks(self, client: str, what: str) -> DataError:
         return DataError(

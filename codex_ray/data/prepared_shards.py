@@ -110,10 +110,21 @@ class PreparedShards:
         from pyarrow import parquet
 
         try:
-            table = parquet.read_table(pa.BufferReader(content), use_threads=False)
+            file = parquet.ParquetFile(pa.BufferReader(content))
+            there = [name for name in self._columns if name in file.schema_arrow.names]
+            table = file.read(columns=there, use_threads=False)
         except pa.ArrowException as error:
             raise _no_parquet(self.folder / shard.file, error) from None
         return self._encoded(shard, table)
+
+    @cached_property
+    def _columns(self) -> list[str]:
+        """What features and labels are made of: texts and pseudonyms stay where they are."""
+        found = [self.manifest.label.name]
+        for one in self.manifest.features:
+            ends = one.generalised and one.kind != "category"
+            found += [f"{one.name}.low", f"{one.name}.high"] if ends else [one.name]
+        return found
 
     def check_day(self) -> None:
         """Returns when the records may still be read.

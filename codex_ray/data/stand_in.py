@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 
 from codex_ray.data.dataset import FederatedDataset, Records
 from codex_ray.data.in_memory import check_client
 from codex_ray.types import ClientId
+
+ROWS: Final = 4096
+"""Made-up records that there are; a client that has more of them has some again."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,16 @@ class StandIn:
             DataError: there is no such client.
         """
         check_client(client, self.population)
-        count = self.sizes[client]
-        return Records(self._table.features[:count], self._table.labels[:count])
+        rows = np.arange(self.sizes[client]) % len(self._table)
+        return Records(self._table.features[rows], self._table.labels[rows])
 
     def test(self) -> Records:
-        """As many as the largest client has; the first has the largest label."""
+        """The first of them, the very first of which has the largest label."""
         return self._table
 
     @cached_property
     def _table(self) -> Records:
-        count = max(1, *self.sizes)
+        count = min(ROWS, max(1, *self.sizes))
         drawn = np.random.default_rng(0).random((count, self.features), dtype=np.float32)
         return Records(2 * drawn - 1, (-1 - np.arange(count)) % self.classes)
 

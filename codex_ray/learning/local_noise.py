@@ -231,7 +231,10 @@ class NoisedDataset:
     def stand_in(self) -> FederatedDataset:
         """This one, unless the data set below has another for whatever depends on no value."""
         below = stand_in(self.dataset)
-        return self if below is self.dataset else NoisedDataset(below, self.noise, self.secret)
+        if below is self.dataset:
+            return self
+        # Noise of its own: made-up records are no secret, and would tell the other's.
+        return NoisedDataset(below, self.noise, self.secret.child("stand in"))
 
     def test(self) -> Records:
         """The held-out test set, without noise."""

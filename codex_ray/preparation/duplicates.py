@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from codex_ray.preparation.column import Column
 
 STEPS = 100
 """Parts that the range of a number is divided into."""
+
+AT_ONCE: Final = 1 << 16
+"""Hashes that are few enough to be sorted together."""
 
 Hashes = npt.NDArray[np.uint64]
 _ALL = slice(None)
@@ -68,9 +71,11 @@ def exact_hashes(columns: Mapping[str, Cells], count: int) -> Hashes:
 def repeated(hashes: Sequence[Hashes], rows: npt.NDArray[np.int64] | slice = _ALL) -> Twice:
     """How many of a client's records, at `rows` of the three hashes, repeat an earlier one."""
     exact, *grids = hashes
-    again = np.zeros(len(exact[rows]), dtype=bool)
+    own = exact[rows]
+    again = np.zeros(len(own), dtype=bool)
     near = np.zeros_like(again)
-    _mark(again, exact[rows])
+    _mark(again, own)
+    del own
     for grid in grids:  # one at a time, because each takes a copy
         _mark(near, grid[rows])
     near &= ~again
@@ -78,7 +83,12 @@ def repeated(hashes: Sequence[Hashes], rows: npt.NDArray[np.int64] | slice = _AL
 
 
 def _mark(again: npt.NDArray[np.bool_], hashes: Hashes) -> None:
-    """Marks where a hash stood before; a 64th at a time, because sorting takes copies."""
+    """Marks where a hash stood before; of many a 64th at a time, because sorting takes copies."""
+    if len(hashes) < AT_ONCE:
+        marked = np.ones(len(hashes), dtype=bool)
+        marked[np.unique(hashes, return_index=True)[1]] = False
+        again |= marked
+        return
     part = np.empty(len(hashes), np.uint8)
     np.right_shift(hashes, np.uint64(58), out=part, casting="unsafe")
     for number in range(64):

@@ -93,7 +93,8 @@ def minimisation(schema: Schema, *, progress: Progress = _silent) -> Minimised:
     planned = plan(schema, seen, progress=progress)
     chosen = _drawn(planned.owner)
     labels = seen.labels[chosen].astype(np.int64)
-    folds = folds_of(labels, schema.name)
+    drawn = f" ({len(chosen):,} records drawn of {len(seen.labels):,})"
+    folds = folds_of(labels, schema.name + drawn * (len(chosen) < len(seen.labels)))
     withheld = Withheld.of(schema)
     reader = RawReader(schema, withheld.tried)
     values = reader.read(units, seen, chosen, progress=progress)

@@ -123,7 +123,7 @@ class _Notes:
         elif values.dtype.kind == "i" and column.role != "drop":
             texts = [column.options[code] for code in values.tolist()]
         else:
-            texts = [f"{value:g}" for value in values.tolist()]
+            texts = [_written(float(value)) for value in values.tolist()]
         return np.array([self.owners.setdefault(t, len(self.owners)) for t in texts], np.int32)
 
     def _keep(self, what: str, piece: Compact) -> None:
@@ -142,3 +142,8 @@ class _Notes:
             hashes=[whole.pop(f"hash {kind}").astype(np.uint64, copy=False) for kind in range(3)],
             owner=(whole["owner"].astype(np.int32), tuple(self.owners)) if self.looks_at else None,
         )
+
+
+def _written(value: float) -> str:
+    """A number as a name: no two numbers have one name, and whole ones have no point."""
+    return str(int(value)) if value.is_integer() else repr(value)

@@ -19,9 +19,9 @@ from codex_ray.data.on_request import OnRequest
 from codex_ray.data.prepared import PreparedData
 from codex_ray.data.prepared_shards import PreparedShards, RawRecords
 from codex_ray.data.preparing import Prepare
-from codex_ray.data.stand_in import stand_in
+from codex_ray.data.stand_in import ROWS, StandIn, stand_in
 from codex_ray.errors import ConfigError, DataError
-from codex_ray.learning.local_noise import NoisedDataset
+from codex_ray.learning.local_noise import NoisedDataset, RandomisedResponse
 from codex_ray.randomness import Randomness
 
 PUBLIC = Randomness.of(0).public
@@ -146,6 +146,35 @@ def test_an_experiment_is_put_together_and_its_plan_settled_without_a_record(
     assert shown.client(0).features.shape[1:] == made.dataset.client(0).features.shape[1:]
     assert asked == [0] and np.abs(shown.client(0).features).max() <= 1
     assert {*shown.test().labels.tolist()} == {0, 1, 2}
+
+
+def test_a_client_of_whom_nothing_would_be_left_is_found_before_a_run(tmp_path: Path) -> None:
+    folder = three_hospitals(tmp_path, without_weight="south")
+    data = source(folder, missing="drop").open(PUBLIC)
+    with pytest.raises(DataError, match="client 'south': no record is complete: none has 'weight'"):
+        data.check()  # type: ignore[attr-defined]  # prepared clients have it
+    source(folder, missing="drop", features=("age",)).open(PUBLIC).check()  # type: ignore[attr-defined]
+
+
+def test_what_stands_in_is_small_whatever_it_stands_for() -> None:
+    made = StandIn([10, 10_000_000], 3, 2)
+    assert len(made.client(1)) == 10_000_000 and len(made.client(0)) == 10
+    assert len(made.test()) == ROWS and made.test().labels[0] == 1
+
+
+def test_columns_that_no_feature_is_made_of_are_not_decoded(folder: Path) -> None:
+    shards = PreparedShards(folder)
+    assert sorted(shards._columns) == ["age", "smoker", "stage", "weight"]
+
+
+def test_what_stands_for_noised_records_has_noise_of_its_own(folder: Path) -> None:
+    """Made-up records are known to all: beside them the noise of the real ones would show."""
+    shown = NoisedDataset(
+        source(folder).open(PUBLIC), RandomisedResponse(epsilon=1.0), Randomness.of(0).secret
+    )
+    below = shown.stand_in
+    assert isinstance(below, NoisedDataset)
+    assert below.secret.key("noise", 0) != shown.secret.key("noise", 0)
 
 
 def test_what_a_run_found_out_is_all_that_tells_it_from_what_was_asked(folder: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from small import HEADER, many, small_schema, write_csv
+from small import GOOD, HEADER, many, small_schema, write_csv
 
 from codex_ray.errors import ConfigError, DataError
 from codex_ray.preparation.csv_files import CsvSource
@@ -130,6 +130,20 @@ def test_a_deal_gives_every_record_to_one_client_at_most(tmp_path, deal, sizes):
     assert sizes is None or [said.records for said in made.manifest.shards] == sizes
     if deal["kind"] == "size":
         assert all(20 <= said.records <= 60 for said in made.manifest.shards)
+
+
+def test_clients_with_long_numbers_are_as_many_as_there_are_numbers(tmp_path):
+    """Seven digits were rounded to six: two hospitals became one."""
+    numbers = [1234567, 1234568, 999999]
+    lines = [
+        line.rsplit(",", 2)[0] + f",{n},{n % 2}" for line, n in zip(GOOD, numbers, strict=True)
+    ]
+    file = write_csv(tmp_path / "a.csv", lines)
+    schema = small_schema(
+        str(file), clients={"kind": "column", "column": "billing"}, smallest_cell=1
+    )
+    made = prepare(Schema(**schema), tmp_path / "out")
+    assert sorted(shard.client for shard in made.manifest.shards) == sorted(map(str, numbers))
 
 
 def test_a_column_names_the_clients_unless_it_is_an_identifier(tmp_path):
