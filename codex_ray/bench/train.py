@@ -14,6 +14,7 @@ from codex_ray.learning.contest import (
     MODELS,
     PLAIN,
     PRIVATE,
+    CompiledEpoch,
     Spent,
     gpu_here,
     milliseconds,
@@ -85,11 +86,43 @@ def on_gpu(scale: float) -> Iterator[Row]:
         )
 
 
+def compiled_epoch(scale: float) -> Iterator[Row]:
+    """The CNN's whole local epoch as one compiled program, in turns with the plan of a long run."""
+    cohort, turns = fewer(64, scale, least=8), fewer(TURNS, scale, least=1)
+    made = training("cnn", PLAIN, clients=cohort)
+    plan = Autotune(made, UPDATES if scale >= 1 else 8).plan()
+    ours, theirs = VectorisedTraining(made, plan), CompiledEpoch(made)
+    params = made.model.get()
+    first = timed(lambda: theirs.train(1), clients=1)
+    ours.train(params, range(cohort), 0)
+    found = [
+        (
+            timed(lambda: theirs.train(cohort), clients=cohort).cpu,
+            timed(lambda: ours.train(params, range(cohort), 0), clients=cohort).cpu,
+        )
+        for _ in range(turns)
+    ]
+    compiled, planned = (median(turn) for turn in zip(*found, strict=True))
+    ratio = median(one / other for one, other in found)
+    yield Row(
+        "cnn, sgd, a whole epoch compiled",
+        f"{compiled:.2f} CPU ms a client after {first.wall / 1e3:.0f} s of compiling; "
+        f"{plan.kernel} x {plan.clients}: {planned:.2f}, {ratio:.2f}x faster",
+        "",
+        (
+            Figure("compiled epoch / plan", ratio),
+            Figure("compiled epoch, CPU ms a client", compiled),
+            Figure("plan, CPU ms a client", planned),
+            Figure("compiling, seconds", first.wall / 1e3),
+        ),
+    )
+
+
 PARTS: Final[Mapping[str, Part]] = {
     f"{name}-{trainer.kind.replace('_', '-')}": part(name, trainer)
     for trainer in (PLAIN, PRIVATE)
     for name in MODELS
-} | {"gpu": on_gpu}
+} | {"gpu": on_gpu, "compiled-epoch": compiled_epoch}
 """What to ask for by name."""
 
 
