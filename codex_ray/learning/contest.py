@@ -168,7 +168,8 @@ class CompiledEpoch:
         slope = grad(loss)
 
         def epoch(params: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> Any:
-            own = [one.view(shape) for one, shape in zip(torch.split(params, sizes), shapes, strict=True)]
+            parts = zip(torch.split(params, sizes), shapes, strict=True)
+            own = [one.view(shape) for one, shape in parts]
             for step in range(RECORDS // BATCH):
                 found = slope(own, features[step], labels[step])
                 own = [one - RATE * down for one, down in zip(own, found, strict=True)]
