@@ -174,10 +174,9 @@ class Assembled:
             return replace(self, experiment=experiment)
         assert isinstance(data, CsvFiles | PreparedData) and data.prepare is not None
         self._check_figures()
-        columns = data.tables(self.randomness.public).columns
         release = release_of(experiment, self.dataset.population)
         with asking(experiment, self.dataset.population, self.randomness) as asked:
-            statistics = release.statistics(columns, asked, self.randomness)
+            statistics = release.statistics(data.columns, asked, self.randomness)
         prepare = data.prepare.model_copy(update={"statistics": statistics})
         data = data.model_copy(update={"prepare": prepare})
         return assemble(experiment.model_copy(update={"data": data}), self.given)

@@ -49,7 +49,7 @@ def release_of(experiment: Experiment, population: int) -> Release:
         columns = len(asked.statistics.columns)
     else:
         assert isinstance(data, CsvFiles | PreparedData)  # Others release nothing.
-        columns = data.counted_columns()
+        columns = len(data.columns.counted)
     return Release(asked, experiment.trainer, experiment.federation, population, columns)
 
 

@@ -28,6 +28,7 @@ from codex_ray.preparation import csv_files
 from codex_ray.preparation.compact import Coding
 from codex_ray.preparation.prepare import prepare
 from codex_ray.preparation.schema import Schema
+from codex_ray.preparation.shards import HELD
 
 SIZE: Final = 10_000_000_000
 """Bytes of the file."""
@@ -40,8 +41,6 @@ A_RECORD: Final = 32
 """Bytes that the limits say for each record, besides those of its columns."""
 WORK: Final = 2**26
 """Bytes that they say for work that does not grow with the file: label noise, Arrow's own."""
-ON_THEIR_WAY: Final = 131_072
-"""Records that wait to be written, at the most."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def said_by_the_limits(schema: Schema, records: int, size: int) -> int:
     kept = [column for column in schema.columns.values() if column.role != "drop"]
     widths = sum(Coding.of(column).width.itemsize for column in coded)
     each = A_RECORD + widths + sum(not column.required for column in kept)
-    waiting = min(records, ON_THEIR_WAY) * size // records
+    waiting = min(records, HELD) * size // records
     return WORK + csv_files.BLOCK + waiting + records * each
 
 

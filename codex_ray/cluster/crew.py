@@ -163,15 +163,8 @@ def seats(experiment: Experiment, count: int) -> Iterator[list[dict[str, Any]]]:
 def _options_in(
     group: PlacementGroup, shares: dict[str, float], *, first: int, count: int
 ) -> list[dict[str, Any]]:
-    return [
-        {
-            **shares,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                group, placement_group_bundle_index=place
-            ),
-        }
-        for place in range(first, first + count)
-    ]
+    there = _places(group, first=first, count=count)
+    return [{**shares, "scheduling_strategy": place} for place in there]
 
 
 def first_of(placed: PlacementGroup, *, hosts: int) -> int:
@@ -191,8 +184,13 @@ def first_of(placed: PlacementGroup, *, hosts: int) -> int:
 
 def _hosts_in(group: PlacementGroup, berth: Berth, *, first: int, count: int) -> list[Any]:
     """So many hosts, each in a place of its own, from the place `first` on."""
+    return [berth.host(place) for place in _places(group, first=first, count=count)]
+
+
+def _places(group: PlacementGroup, *, first: int, count: int) -> list[Any]:
+    """So many places of a group, from the place `first` on, as Ray's strategies."""
     return [
-        berth.host(PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place))
+        PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place)
         for place in range(first, first + count)
     ]
 

@@ -7,11 +7,9 @@ of a round does. Nothing has begun by then: where a host is lost, the run is sta
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.crew import seats
 from codex_ray.cluster.hosts import CarrierServer, experiment_there
+from codex_ray.cluster.inherited import module_paths
 from codex_ray.cluster.roll_call import RollCall
 from codex_ray.cluster.transport import RayTransport
 from codex_ray.config import resolved
@@ -96,14 +95,13 @@ def figure_hosts(
     """
     # Hosts draw from a tree that they make themselves: no secret travels to them.
     assert randomness.public == Randomness.of(experiment.seed).public
-    paths = [str(Path.cwd()), *[path for path in sys.path if path]]
     count = min(experiment.cluster.at_least, population)
     spec, deadline = json.dumps(resolved(experiment)), experiment.cluster.deadline
     with ExitStack() as stack:
         actors = []
         for number, options in enumerate(stack.enter_context(seats(experiment, count))):
             actor = FigureHostActor.options(**options)
-            actors.append(actor.remote(spec, paths, population, (number, count)))
+            actors.append(actor.remote(spec, module_paths(), population, (number, count)))
             stack.callback(_end, actors[-1])
         RollCall(actors).wait(at_least=count, deadline=deadline)
         try:

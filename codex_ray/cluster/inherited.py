@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 INLINE_SWITCH: Final = "RAY_max_direct_call_object_size"
@@ -17,6 +19,11 @@ def inline_bytes() -> int:
     """How many that are in the Ray that this process belongs to."""
     said = os.environ.get(INLINE_SWITCH, "")
     return int(said) if said.isdecimal() else INLINE
+
+
+def module_paths() -> list[str]:
+    """Where processes that are started elsewhere find the Python modules that this one does."""
+    return [str(Path.cwd()), *[path for path in sys.path if path]]
 
 
 @contextmanager

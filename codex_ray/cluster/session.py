@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import import_module
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +20,7 @@ from codex_ray.cluster.causes import cause_of
 from codex_ray.cluster.coordinator import Coordinator, read_round
 from codex_ray.cluster.crew import Berth, Crew
 from codex_ray.cluster.doors import ray_at
+from codex_ray.cluster.inherited import module_paths
 from codex_ray.cluster.joined_before import look_around
 from codex_ray.cluster.shared_data import reference_for
 from codex_ray.cluster.standby import Standby
@@ -126,10 +125,9 @@ def ray_rounds(
         ClusterError: coordinators are lost one after the other, and no round is done.
         CodexRayError: whatever ends the run.
     """
-    paths = [str(Path.cwd()), *[path for path in sys.path if path]]
     ready, told, lost, term = False, -1, 0, 0
     with ExitStack() as stack:
-        crew = Crew.start(experiment, paths, data=reference_for(experiment))
+        crew = Crew.start(experiment, module_paths(), data=reference_for(experiment))
         stack.callback(crew.close)
         standby = Standby(lambda: _coordinator(crew.berth), wanted=experiment.cluster.standby)
         stack.callback(standby.close)

@@ -145,14 +145,15 @@ class PreparedData(Component):
         held_out = OnRequest(len(trained), partial(part, 1), most=0)
         return RawTables(columns, clients, held_out, from_client=True)
 
-    def counted_columns(self) -> int:
-        """How many columns have figures.
+    @property
+    def columns(self) -> Columns:
+        """What all tables have in common, by the manifest.
 
         Raises:
             ConfigError, DataError: as `open`.
         """
         shards = self._shards()
-        return int(shards.numbers[self._chosen(shards)].sum())
+        return _columns(shards, self._chosen(shards))
 
     def generalised(self) -> tuple[str, ...]:
         """Columns in use whose intervals or groups were chosen from a client's records.

@@ -174,9 +174,9 @@ class CsvFiles(Component):
                     "set"
                 )
             held_out = [_Table(self, path).read()]
-            return RawTables(self._columns, clients, held_out, from_client=False)
+            return RawTables(self.columns, clients, held_out, from_client=False)
         tables = RawTables.held(
-            self._columns,
+            self.columns,
             clients,
             fraction=self.test_fraction or 0.0,
             draws=lambda client: public.stream("data", self.kind, "test", client).numpy(),
@@ -188,12 +188,9 @@ class CsvFiles(Component):
             )
         return tables
 
-    def counted_columns(self) -> int:
-        """How many columns have figures."""
-        return len(self.ranges)
-
     @property
-    def _columns(self) -> Columns:
+    def columns(self) -> Columns:
+        """What all tables have in common; no file is read to know it."""
         ends = np.array(list(self.ranges.values()), dtype=np.float64)
         every = np.ones(len(ends), dtype=bool)
         ranges = column_statistics.Ranges(ends[:, 0], ends[:, 1])

@@ -157,7 +157,7 @@ class CompiledEpoch:
     """A client's whole local epoch through torch.func as one program, compiled for its shapes."""
 
     def __init__(self, made: LocalTraining) -> None:
-        """Of that training's model; the first call compiles it, which takes minutes."""
+        """Of that training's model; the first call compiles it, which takes a while."""
         module = made.model.module.train()
         names = [name for name, _ in module.named_parameters()]
 

@@ -20,10 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from codex_ray.data import prepared_manifest
 from codex_ray.data.prepared_manifest import Encoding
 from codex_ray.data.prepared_shards import features_of
-from codex_ray.errors import ConfigError
 from codex_ray.preparation.cells import Cells
 from codex_ray.preparation.plan import NOBODY, Plan, plan
 from codex_ray.preparation.schema import Schema
@@ -85,9 +83,7 @@ def minimisation(schema: Schema, *, progress: Progress = _silent) -> Minimised:
         DataError: a record cannot be used, a client's cannot be made anonymous enough, or there are
             too few to say anything.
     """
-    last = schema.delete_after
-    if last is not None and prepared_manifest.today() > last:
-        raise ConfigError(f"delete_after: {last} is past: these records are to be deleted")
+    schema.check_day()
     units = schema.source.units()
     seen = survey(schema, units, progress=progress)
     planned = plan(schema, seen, progress=progress)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from codex_ray.data import prepared_manifest
 from codex_ray.data.prepared_manifest import CARD, MANIFEST, PAGE, SCHEMA, SHARDS, Manifest, Shard
 from codex_ray.errors import ConfigError, DataError
 from codex_ray.preparation.batches import Unit
@@ -72,9 +71,7 @@ def prepare(
     """
     if out.exists() or out.is_symlink():
         raise ConfigError(f"--out {out}: is there already: choose another folder, or move it away")
-    last = schema.delete_after
-    if last is not None and prepared_manifest.today() > last:
-        raise ConfigError(f"delete_after: {last} is past: these records are to be deleted")
+    schema.check_day()
     named_anew = any(column.pseudonym for column in schema.columns.values())
     key = (key or PseudonymKey.fresh()) if named_anew else None
     units = schema.source.units()

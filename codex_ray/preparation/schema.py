@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from codex_ray.data import prepared_manifest
 from codex_ray.data.unknown_name import did_you_mean
 from codex_ray.errors import ConfigError
 from codex_ray.preparation.column import Column, Texts
@@ -115,6 +116,16 @@ class Schema(Component):
                 f"{', '.join(self.consents[tag]) or 'nothing'} and not {self.purpose!r}: "
                 "set its role to drop, or ask for that consent"
             )
+
+    def check_day(self) -> None:
+        """Returns when the records may still be used.
+
+        Raises:
+            ConfigError: their last day is past.
+        """
+        last = self.delete_after
+        if last is not None and prepared_manifest.today() > last:
+            raise ConfigError(f"delete_after: {last} is past: these records are to be deleted")
 
     def named(self, *roles: str) -> dict[str, Column]:
         """The columns that have one of these roles, in the schema's order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,8 @@ AT_ONCE = 200
 """Files that are written in one pass over the source; more clients take more passes."""
 
 _ROWS = 16_384
-_HELD = 131_072
+HELD: Final = 131_072
+"""Records on their way to their files, at the most."""
 
 
 def encodings(schema: Schema) -> tuple[Encoding, ...]:
@@ -119,7 +121,7 @@ class ShardWriter:
             self.samples.setdefault(client, []).append((points[chosen], labels[chosen]))
             if sum(len(waiting) for waiting in self.waiting[client]) >= _ROWS:
                 self._flush(client)
-        if self.held > _HELD:
+        if self.held > HELD:
             for client in list(self.waiting):
                 self._flush(client)
 
