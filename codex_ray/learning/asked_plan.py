@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from codex_ray.errors import ConfigError
-from codex_ray.learning.autotune import DEVICE_UNTRIED, UNTRIED, Autotune
+from codex_ray.learning.autotune import DEVICE_UNTRIED, UNTRIED, Autotune, epoch_of
 from codex_ray.learning.compiled import say_uncompiled
 from codex_ray.learning.kernels import compiler_obstacle
 from codex_ray.learning.plans import REFERENCE, KernelName, Plan, Precision
@@ -33,6 +33,11 @@ class AskedPlan(Component):
         default="float32",
         description="In what type matrices are multiplied; parameters and sums are float32.",
     )
+    steps: int | None = Field(
+        default=None,
+        description="Local steps that are compiled as one program; null: a whole local epoch, or "
+        "a part of one that is long.",
+    )
     device: str = Field(
         default="auto", description="cpu, cuda or cuda:1; auto: a GPU, where hosts have one."
     )
@@ -46,11 +51,12 @@ class AskedPlan(Component):
     @model_validator(mode="after")
     def _consistent(self) -> AskedPlan:
         if self.kernel == "auto":
-            if self.clients is not None:
-                raise ValueError(
-                    f"plan.clients is {self.clients}, but plan.kernel is auto, which chooses both: "
-                    "set plan.kernel too, or leave plan.clients out"
-                )
+            for name, value in (("clients", self.clients), ("steps", self.steps)):
+                if value is not None:
+                    raise ValueError(
+                        f"plan.{name} is {value}, but plan.kernel is auto, which chooses both: "
+                        f"set plan.kernel too, or leave plan.{name} out"
+                    )
             self._as("vectorised", 1, self._device("cpu"))
         else:
             self._as(self.kernel, self.clients or 1, self._device("cpu"))
@@ -60,7 +66,13 @@ class AskedPlan(Component):
         return otherwise if self.device == "auto" else self.device
 
     def _as(self, kernel: KernelName, clients: int, device: str) -> Plan:
-        return Plan(kernel=kernel, clients=clients, precision=self.precision, device=device)
+        return Plan(
+            kernel=kernel,
+            clients=clients,
+            precision=self.precision,
+            steps=self.steps or 1,
+            device=device,
+        )
 
     @property
     def plan(self) -> Plan:
@@ -86,7 +98,7 @@ class AskedPlan(Component):
             ConfigError: the plan names a GPU, and there is none.
         """
         device = self._device("cuda" if gpus else "cpu")
-        on_gpu = self._as("vectorised", 1, device).on_gpu
+        on_gpu = Plan(device=device).on_gpu
         if on_gpu and not gpus:
             raise ConfigError(f"plan.device is {device}, but there is no GPU: set it to auto")
         if self.kernel == "auto":
@@ -97,6 +109,8 @@ class AskedPlan(Component):
             # Two lanes at least on a CPU: a lone one has other bits than one among others.
             least, most = (1, DEVICE_UNTRIED) if on_gpu else (2, UNTRIED)
             found = self._as(self.kernel, self.clients or max(least, min(most, updates)), device)
+            if self.kernel == "compiled" and self.steps is None:
+                found = found.model_copy(update={"steps": epoch_of(training)})
         return AskedPlan(**_possible(found, training).model_dump())
 
 
@@ -104,12 +118,11 @@ def _possible(plan: Plan, training: LocalTraining) -> Plan:
     """The plan, without compiling where this machine cannot."""
     if plan.kernel != "compiled" or (plan.on_gpu and not torch.cuda.is_available()):
         return plan
-    example = training.dataset.client(0).features.shape[1:]
-    reason = compiler_obstacle(training.model, training.trainer, plan, example=example)
+    reason = compiler_obstacle(training, plan)
     if reason is None:
         return plan
     say_uncompiled(reason)
-    return plan.model_copy(update={"kernel": "vectorised"})
+    return plan.model_copy(update={"kernel": "vectorised", "steps": 1})
 
 
 def plan_of(value: Any) -> Any:

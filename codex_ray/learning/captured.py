@@ -75,7 +75,7 @@ class CapturedSteps:
         self._refused = False
 
     def load(self, params: torch.Tensor) -> None:
-        """Every lane starts from `params` [d]."""
+        """Every lane starts from `params` [d], which they share until the first step is done."""
         self._steps.load(params)
 
     def store(self, out: torch.Tensor, params: torch.Tensor, lanes: slice) -> None:
@@ -86,16 +86,16 @@ class CapturedSteps:
         """Adds `rate` times `by` [lanes, d] to the weights."""
         self._steps.shift(by, rate=rate)
 
-    def descend(self, batch: LaneBatch, *, rate: float) -> None:
+    def descend(self, batch: LaneBatch, *, rate: float, first: bool) -> None:
         """A step down the sum of the rows' losses, times their weights."""
 
         def work(held: LaneBatch) -> None:
-            self._steps.descend(held, rate=rate)
+            self._steps.descend(held, rate=rate, first=first)
 
-        self._done(batch, work, rate, None)
+        self._done(batch, work, rate, None, first)
 
     def descend_clipped(
-        self, batch: LaneBatch, *, rate: float, clip_norm: float
+        self, batch: LaneBatch, *, rate: float, clip_norm: float, first: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A step down the sum of the clipped gradients; what became of them [lanes] twice.
 
@@ -103,9 +103,9 @@ class CapturedSteps:
         """
 
         def work(held: LaneBatch) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._steps.descend_clipped(held, rate=rate, clip_norm=clip_norm)
+            return self._steps.descend_clipped(held, rate=rate, clip_norm=clip_norm, first=first)
 
-        found: tuple[torch.Tensor, torch.Tensor] = self._done(batch, work, rate, clip_norm)
+        found: tuple[torch.Tensor, torch.Tensor] = self._done(batch, work, rate, clip_norm, first)
         return found
 
     def _done(self, batch: LaneBatch, work: Work, *settings: float | None) -> Any:

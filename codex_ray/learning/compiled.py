@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from itertools import count
+from typing import TypeAlias
 
 import torch
 
@@ -13,21 +14,23 @@ from codex_ray.errors import ClusterError
 LOG = logging.getLogger(__name__)
 _NUMBERS = count()
 
+Function: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
+
 
 class Compiled:
     """Calls a function compiled for the shape it is called with, which should be one."""
 
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        def call(*arguments: torch.Tensor) -> torch.Tensor:
+    def __init__(self, function: Function) -> None:
+        def call(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return function(*arguments)
 
         # Torch counts by code how often it has compiled, and gives up after a few times; so every
         # function here has code of its own.
         call.__code__ = call.__code__.replace(co_name=f"call_{next(_NUMBERS)}")
         self._plain = function
-        self._call: Callable[..., torch.Tensor] = torch.compile(call, fullgraph=True, dynamic=False)
+        self._call: Function = torch.compile(call, fullgraph=True, dynamic=False)
 
-    def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the function returns.
 
         Raises:

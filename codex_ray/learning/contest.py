@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -16,13 +16,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, grad
 from torch.nn import functional
 
 from codex_ray.data.dataset import Records
 from codex_ray.errors import DataError
 from codex_ray.learning.batches import PoissonBatches
-from codex_ray.learning.compiled import Compiled
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.kernel_agreement import CLASSES, SIDE, logistic, mlp
 from codex_ray.learning.models import given_model
@@ -55,10 +53,29 @@ def cnn() -> nn.Module:
     )  # fmt: skip
 
 
+class Residual(nn.Module):
+    """A small residual network, no stack of layers: 55 822 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3, padding=1)
+        self.norm, self.last = nn.GroupNorm(4, 16), nn.Conv2d(16, 32, 3)
+        self.hidden, self.out = nn.Linear(800, 60), nn.Linear(60, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits [n, 10] of images [n, 1, 28, 28]."""
+        below = functional.max_pool2d(torch.relu(self.first(images)), 2)
+        above = below + torch.relu(self.norm(self.inner(below)))
+        top = functional.max_pool2d(torch.relu(self.last(above)), 2)
+        found: torch.Tensor = self.out(torch.relu(self.hidden(top.flatten(1))))
+        return found
+
+
 MODELS: Final[Mapping[str, Callable[[], nn.Module]]] = {
     "logistic": logistic,
     "mlp": mlp,
     "cnn": cnn,
+    "residual": Residual,
 }
 
 
@@ -151,42 +168,6 @@ def lean(made: LocalTraining, clients: int) -> None:
             gradients = torch.autograd.grad(loss, own)
             with torch.no_grad():
                 torch._foreach_add_(own, gradients, alpha=-RATE)
-
-
-class CompiledEpoch:
-    """A client's whole local epoch through torch.func as one program, compiled for its shapes."""
-
-    def __init__(self, made: LocalTraining) -> None:
-        """Of that training's model; the first call compiles it, which takes a while."""
-        module = made.model.module.train()
-        names = [name for name, _ in module.named_parameters()]
-
-        def loss(own: Sequence[torch.Tensor], features: torch.Tensor, labels: torch.Tensor) -> Any:
-            held = dict(zip(names, own, strict=True))
-            return functional.cross_entropy(functional_call(module, held, (features,)), labels)
-
-        slope = grad(loss)
-
-        def epoch(params: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> Any:
-            parts = zip(torch.split(params, sizes), shapes, strict=True)
-            own = [one.view(shape) for one, shape in parts]
-            for step in range(RECORDS // BATCH):
-                found = slope(own, features[step], labels[step])
-                own = [one - RATE * down for one, down in zip(own, found, strict=True)]
-            return torch.cat([one.reshape(-1) for one in own])
-
-        shapes = [param.shape for param in module.parameters()]
-        sizes = [shape.numel() for shape in shapes]
-        self._made, self._epoch = made, Compiled(epoch)
-
-    def train(self, clients: int) -> torch.Tensor:
-        """The parameters [d] of the last of so many clients, whose records are in order."""
-        params = trained = self._made.model.get()
-        for client in range(clients):
-            features, labels = tensors(self._made, client)
-            batches = features.view(-1, BATCH, *features.shape[1:]), labels.view(-1, BATCH)
-            trained = self._epoch(params, *batches)
-        return trained
 
 
 def opacus(made: LocalTraining, clients: int, *, hooked: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,8 @@ from codex_ray.types import ClientId
 
 ROWS: Final = 4
 """Poisson batches are padded to a multiple of so many rows, where all lanes have as many."""
+COMPILED_ROWS: Final = 8
+"""And to a multiple of so many where each number of rows is compiled by itself."""
 FEW: Final = 2
 """And to a multiple of so many where each lane has its own: the products of a single row go another
 way through torch, which rounds otherwise."""
@@ -50,7 +53,9 @@ class Job:
         return tuple(map(len, self.batches))
 
 
-def rows_for(rule: ShuffledBatches | PoissonBatches, batches: Sequence[Batch]) -> int:
+def rows_for(
+    rule: ShuffledBatches | PoissonBatches, batches: Sequence[Batch], *, multiple: int = ROWS
+) -> int:
     """How many rows the batches of one client are padded to.
 
     Shuffled batches are full but for the last of an epoch, so one shape serves every client.
@@ -58,7 +63,16 @@ def rows_for(rule: ShuffledBatches | PoissonBatches, batches: Sequence[Batch]) -
     if isinstance(rule, ShuffledBatches):
         return rule.batch_size
     longest = max(map(len, batches), default=0)
-    return max(1, -(-longest // ROWS)) * ROWS
+    return max(1, -(-longest // multiple)) * multiple
+
+
+def compiled_rows(rule: ShuffledBatches | PoissonBatches, records: int) -> int:
+    """How many rows batches of a client with so many records are likely to be compiled for."""
+    if isinstance(rule, ShuffledBatches):
+        return rule.batch_size
+    mean = rule.sampling_rate * records
+    likely = min(records, math.ceil(mean + 2 * math.sqrt(mean * (1 - rule.sampling_rate))))
+    return max(1, -(-likely // COMPILED_ROWS)) * COMPILED_ROWS
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,11 @@ class Padded:
         """The same with weights that sum to 1 in every batch that is not empty."""
         counts = self.there.sum(2, keepdim=True).clamp_(min=1)
         return Padded(self.features, self.labels, self.there / counts)
+
+    def through(self, first: int, count: int) -> LaneBatch:
+        """So many steps of every lane [lanes, steps, rows, ...]."""
+        own = slice(first, first + count)
+        return LaneBatch(self.features[:, own], self.labels[:, own], self.there[:, own])
 
     def step(self, step: int, rows: int | None = None) -> LaneBatch:
         """One step of every lane; its first `rows` rows."""

@@ -9,33 +9,37 @@ import torch
 
 from codex_ray.learning.batches import ShuffledBatches
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.jobs import rows_for
+from codex_ray.learning.epochs import Epochs
+from codex_ray.learning.jobs import compiled_rows
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.mapped import Mapped
 from codex_ray.learning.models import Model
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.spans import LaneBatch
 from codex_ray.learning.stacks import Stack
-from codex_ray.learning.trainers import Sgd, Trainer
+from codex_ray.learning.trainers import LocalTraining, Sgd, Trainer
 
 
 class LaneSteps(Protocol):
-    """The weights of a chunk of clients, and steps that change them in place."""
+    """The weights of a chunk of clients, and steps that change them in place.
+
+    The first step makes them, from what all lanes start from; `first` says which one it is.
+    """
 
     def load(self, params: torch.Tensor) -> None:
-        """Every lane starts from `params` [d]."""
+        """Every lane starts from `params` [d], which they share until the first step is done."""
         ...
 
     def store(self, out: torch.Tensor, params: torch.Tensor, lanes: slice) -> None:
         """Weights less `params` [d] of some lanes, into `out` [lanes, d]."""
         ...
 
-    def descend(self, batch: LaneBatch, *, rate: float) -> None:
+    def descend(self, batch: LaneBatch, *, rate: float, first: bool) -> None:
         """A step down the sum of the rows' losses, times their weights."""
         ...
 
     def descend_clipped(
-        self, batch: LaneBatch, *, rate: float, clip_norm: float
+        self, batch: LaneBatch, *, rate: float, clip_norm: float, first: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A step down the sum of the clipped gradients of the rows whose weight is 1, not 0.
 
@@ -55,6 +59,11 @@ class LaneKernel(Protocol):
     @property
     def exact(self) -> bool:
         """Whether batches must have no padding, as the module may mix the records of a batch."""
+        ...
+
+    @property
+    def joined(self) -> int:
+        """How many steps in a row are one program, where lanes take so many whole ones."""
         ...
 
     @property
@@ -97,22 +106,23 @@ def lane_kernel(
     clipped = isinstance(trainer, DpSgd)
     if not clipped and not isinstance(trainer.batches, ShuffledBatches):
         return "batches of changing size cannot be padded for a module that may mix their records"
-    found = Mapped(model, clipped=clipped, compiled=plan.kernel == "compiled")
+    compiled = plan.kernel == "compiled"
+    found = Epochs(model, clipped, plan.steps) if compiled else Mapped(model, clipped)
     chunk = Chunk(found.lanes(plan), 1, torch.device(plan.device), plan.product)
     return found.refusal(example, chunk) or found
 
 
-def compiler_obstacle(
-    model: Model, trainer: Trainer, plan: Plan, *, example: Sequence[int]
-) -> str | None:
-    """Why the steps of a compiled plan cannot be compiled on this machine; None if they can.
+def compiler_obstacle(training: LocalTraining, plan: Plan) -> str | None:
+    """Why the programs of a compiled plan cannot be compiled on this machine; None if they can.
 
-    It compiles one step, for batches as long as those that are to come.
+    It compiles one, for batches as long as those that are to come.
     """
-    kernel = lane_kernel(model, trainer, plan, example=example)
-    if not isinstance(kernel, Mapped):
+    records, trainer = training.dataset.client(0), training.trainer
+    example = records.features.shape[1:]
+    kernel = lane_kernel(training.model, trainer, plan, example=example)
+    if not isinstance(kernel, Epochs):
         return None  # The reference trains instead, and compiles nothing.
     assert isinstance(trainer, Sgd | DpSgd)
-    rows = rows_for(trainer.batches, ())
+    rows = compiled_rows(trainer.batches, len(records))
     chunk = Chunk(kernel.lanes(plan), rows, torch.device(plan.device), plan.product)
     return kernel.compiler_obstacle(example, chunk)

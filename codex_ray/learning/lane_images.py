@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Final, TypeAlias
 
@@ -16,7 +17,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from codex_ray.learning.lanes import ATEN, Chunk, LaneWeights, add_product, product, squared
+from codex_ray.learning.lanes import (
+    ATEN,
+    Chunk,
+    LaneWeights,
+    Weights,
+    add_product,
+    product,
+    squared,
+)
 from codex_ray.learning.spans import Spans, row_room
 
 SHORT_RUN: Final = 16
@@ -83,30 +92,33 @@ class LaneConv:
         self._chunk, self._window = chunk, window
         self._outputs, self._channels = layer.weight.shape[:2]
         self._inner = self._channels * prod(window.size)
-        weight = chunk.room(self._inner, self._outputs)
-        in_order = weight.view(chunk.lanes, *window.size, self._channels, self._outputs)
-        bias = None if layer.bias is None else chunk.room(1, self._outputs)
-        self.weights = LaneWeights(weight, in_order.permute(0, 4, 3, 1, 2), bias)
+        self.weights = LaneWeights(chunk, partial(self._weights, has_bias=layer.bias is not None))
         self._by_place = window.size[1] * self._channels < SHORT_RUN
         self._gradients: torch.Tensor | None = None
 
-    def forward(self, value: torch.Tensor, spans: Spans | None) -> torch.Tensor:
+    def _weights(self, chunk: Chunk, *, has_bias: bool) -> Weights:
+        """Room for the weights of a chunk."""
+        weight = chunk.room(self._inner, self._outputs)
+        in_order = weight.view(
+            chunk.lanes, *self._window.size, self._channels, self._outputs
+        ).permute(0, 4, 3, 1, 2)
+        return Weights(weight, in_order, chunk.room(1, self._outputs) if has_bias else None)
+
+    def forward(self, value: torch.Tensor, spans: Spans | None, *, first: bool) -> torch.Tensor:
         """[lanes, rows, height, width, outputs]."""
         chunk, window = self._chunk, self._window
-        self._gradients, self._spans = None, spans
+        self._gradients, self._spans, self._first = None, spans, first
         self._image = window.padded(chunk.factor(value).flatten(0, 1))
-        self._used = chunk.factor(self.weights.values)
+        self._used, bias = self.weights.factor(first=first), self.weights.before(first=first).bias
         patches = window.cut(self._image)
         if self._by_place:  # patches [examples, inner, places], the weight repeated for each row
             self._patches = patches.permute(0, 3, 4, 5, 1, 2).flatten(4).flatten(1, 3)
             out = product(self._patches.mT, self._each(self._used))
-            if self.weights.bias is not None:
-                out.add_(self._each(self.weights.bias))
+            if bias is not None:
+                out.add_(self._each(bias))
         else:  # patches [lanes, rows * places, inner]
             self._patches = self._side_by_side(patches)
-            out = product(
-                self._patches, self._used, self.weights.bias, spans=spans, each=prod(window.made)
-            )
+            out = product(self._patches, self._used, bias, spans=spans, each=prod(window.made))
         return out.reshape(*value.shape[:2], *window.made, self._outputs)
 
     def _each(self, weights: torch.Tensor) -> torch.Tensor:
@@ -123,10 +135,10 @@ class LaneConv:
         rows.view(patches.shape).copy_(patches)
         return rows[None]
 
-    def backward(self, delta: torch.Tensor, *, first: bool) -> torch.Tensor | None:
+    def backward(self, delta: torch.Tensor, *, lowest: bool) -> torch.Tensor | None:
         """[lanes, rows, height, width, channels] for the part of the image that is read."""
         self._delta = delta
-        if first:
+        if lowest:
             return None
         factor = self._chunk.factor(delta)
         if self._spans is not None:
@@ -182,21 +194,25 @@ class LaneConv:
 
     def descend(self, rate: float, factors: torch.Tensor | None) -> None:
         """One product of matrices in each lane, or a weighted sum of the rows' gradients."""
-        weights, delta, spans = self.weights, self._delta, self._spans
+        delta, spans, out = self._delta, self._spans, self.weights.own.values
+        before = self.weights.before(first=self._first).values
         if factors is None and not self._by_place:
             right = self._chunk.factor(delta).flatten(1, 3)
             add_product(
-                weights.values, self._patches, right,
-                rate=-rate, spans=spans, each=prod(self._window.made),
+                before, self._patches, right,
+                rate=-rate, out=out, spans=spans, each=prod(self._window.made),
             )  # fmt: skip
         elif spans is not None:
             factors = delta.new_ones(delta.shape[:2]) if factors is None else factors
-            spans.add_weighted(weights.values.flatten(1), self._made(), factors, rate=-rate)
+            few = out.flatten(1)
+            to = before.flatten(1) if self._first else few
+            spans.add_weighted(to, self._made(), factors, rate=-rate, out=few)
         else:
             rows = self._made() if factors is None else self._made() * factors[:, :, None]
-            weights.values.add_(rows.sum(1).view(weights.values.shape), alpha=-rate)
+            torch.add(before, rows.sum(1).view(out.shape), alpha=-rate, out=out)
         rows = delta.sum((2, 3))
-        weights.descend_bias(rows if factors is None else rows * factors[:, :, None], rate, spans)
+        rows = rows if factors is None else rows * factors[:, :, None]
+        self.weights.descend_bias(rows, rate, spans, first=self._first)
 
     def _made(self) -> torch.Tensor:
         """The weight's gradient of each row [lanes, rows, inner * outputs]."""
@@ -213,7 +229,7 @@ class LaneConv:
     def squared_norms(self) -> torch.Tensor:
         """Of the gradients, which are made for it."""
         squares = squared(self._made())
-        if self.weights.bias is None:
+        if self.weights.own.bias is None:
             return squares
         return squares + squared(self._delta.sum((2, 3)))
 

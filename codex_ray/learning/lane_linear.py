@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from codex_ray.learning.lanes import Chunk, LaneWeights, add_product, product, squared
+from codex_ray.learning.lanes import Chunk, LaneWeights, Weights, add_product, product, squared
 from codex_ray.learning.spans import Spans
 
 
@@ -18,22 +18,26 @@ class LaneLinear:
 
     def __init__(self, layer: nn.Linear, chunk: Chunk) -> None:
         outputs, inputs = layer.weight.shape
-        weight = chunk.room(outputs, inputs)
-        bias = None if layer.bias is None else chunk.room(1, outputs)
-        self.weights = LaneWeights(weight, weight, bias)
+
+        def room(chunk: Chunk) -> Weights:
+            weight = chunk.room(outputs, inputs)
+            return Weights(weight, weight, None if layer.bias is None else chunk.room(1, outputs))
+
+        self.weights = LaneWeights(chunk, room)
         self._chunk = chunk
 
-    def forward(self, value: torch.Tensor, spans: Spans | None) -> torch.Tensor:
+    def forward(self, value: torch.Tensor, spans: Spans | None, *, first: bool) -> torch.Tensor:
         """[lanes, rows, outputs]."""
-        self._spans = spans
+        self._spans, self._first = spans, first
         self._inputs = self._chunk.factor(value)
-        self._used = self._chunk.factor(self.weights.values)
-        return product(self._inputs, self._used.mT, self.weights.bias, spans=spans)
+        self._used = self.weights.factor(first=first)
+        bias = self.weights.before(first=first).bias
+        return product(self._inputs, self._used.mT, bias, spans=spans)
 
-    def backward(self, delta: torch.Tensor, *, first: bool) -> torch.Tensor | None:
+    def backward(self, delta: torch.Tensor, *, lowest: bool) -> torch.Tensor | None:
         """[lanes, rows, inputs]."""
         self._delta = delta
-        if first:
+        if lowest:
             return None
         return product(self._chunk.factor(delta), self._used, spans=self._spans)
 
@@ -49,13 +53,14 @@ class LaneLinear:
         else:
             left = delta = self._delta * factors[:, :, None]
             inputs = self._inputs.float()
-        add_product(self.weights.values, left, inputs, rate=-rate, spans=self._spans)
-        self.weights.descend_bias(delta, rate, self._spans)
+        before, own = self.weights.before(first=self._first), self.weights.own
+        add_product(before.values, left, inputs, rate=-rate, out=own.values, spans=self._spans)
+        self.weights.descend_bias(delta, rate, self._spans, first=self._first)
 
     def squared_norms(self) -> torch.Tensor:
         """|inputs|^2 |delta|^2, and |delta|^2 for the bias."""
         squares = squared(self._inputs.float())
-        squares = squares if self.weights.bias is None else squares + 1
+        squares = squares if self.weights.own.bias is None else squares + 1
         return squared(self._delta) * squares
 
     def forget(self, lost: torch.Tensor) -> None:

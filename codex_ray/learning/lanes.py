@@ -9,7 +9,7 @@ another, and shapes are fixed, so what a lane computes does not depend on who is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final, Protocol
 
@@ -90,23 +90,27 @@ def product(
 
 
 def add_product(
-    into: torch.Tensor,
+    to: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
     *,
     rate: float,
+    out: torch.Tensor,
     spans: Spans | None = None,
     each: int = 1,
 ) -> None:
-    """Adds rate * left^T @ right to each entry of the aligned `into`, in place, in float32."""
+    """Puts `to` + rate * left^T @ right of each entry into the aligned `out`, in float32.
+
+    `to` may be `out`, or what all lanes share.
+    """
     if spans is not None:
-        spans.add_product(into, left, right, rate=rate, each=each)
+        spans.add_product(to, left, right, rate=rate, out=out, each=each)
         return
     left, right = aligned(left).mT, aligned(right)
     if left.dtype == torch.float32:
-        into.baddbmm_(left, right, alpha=rate)
+        torch.baddbmm(to, left, right, alpha=rate, out=out)
     else:
-        into.add_(torch.bmm(left, right), alpha=rate)
+        torch.add(to, torch.bmm(left, right), alpha=rate, out=out)
 
 
 def squared(value: torch.Tensor) -> torch.Tensor:
@@ -126,8 +130,8 @@ def by_element(
 
 
 @dataclass(frozen=True)
-class LaneWeights:
-    """One layer's weight and bias in every lane.
+class Weights:
+    """One layer's weight and bias, of every lane or of one.
 
     Attributes:
         values: the weight as the layer multiplies it [lanes, ...].
@@ -139,42 +143,86 @@ class LaneWeights:
     in_order: torch.Tensor
     bias: torch.Tensor | None
 
-    @property
-    def size(self) -> int:
-        """How many parameters a lane has here."""
-        return self._split + (0 if self.bias is None else self.bias.shape[2])
+    def copy(self, other: Weights) -> None:
+        """The same as another's, or as what all lanes share."""
+        self.values.copy_(other.values)
+        if self.bias is not None and other.bias is not None:
+            self.bias.copy_(other.bias)
 
-    @property
-    def _split(self) -> int:
-        return self.values[0].numel()
+    def shared(self, lanes: int) -> Weights:
+        """Those of one lane as if so many lanes had them, without a copy."""
+        every = [
+            None if one is None else one.expand(lanes, *one.shape[1:])
+            for one in (self.values, self.in_order, self.bias)
+        ]
+        values, in_order, bias = every
+        assert values is not None and in_order is not None
+        return Weights(values, in_order, bias)
+
+
+class LaneWeights:
+    """One layer's weights: where lanes start, which they share, and what each makes of it.
+
+    The first step reads what is shared, and what it makes is the first that a lane has of its own.
+    """
+
+    def __init__(self, chunk: Chunk, make: Callable[[Chunk], Weights]) -> None:
+        """`make` makes room for the layer's weights in a chunk."""
+        self._chunk, self.own = chunk, make(chunk)
+        self._start = make(replace(chunk, lanes=1))
+        self._shared = self._start.shared(chunk.lanes)
+        self._split = self.own.values[0].numel()
+        bias = self.own.bias
+        self.size = self._split + (0 if bias is None else bias.shape[2])
+        """How many parameters a lane has here."""
+
+    def before(self, *, first: bool) -> Weights:
+        """What a step starts from: at the `first` what all lanes share."""
+        return self._shared if first else self.own
+
+    def factor(self, *, first: bool) -> torch.Tensor:
+        """The same weight as it enters a product [lanes, ...]."""
+        if not first:
+            return self._chunk.factor(self.own.values)
+        return self._chunk.factor(self._start.values).expand(self.own.values.shape)
 
     def load(self, params: torch.Tensor) -> None:
-        """Every lane starts from `params` [size]."""
-        self.in_order.copy_(params[: self._split].view(self.in_order.shape[1:]))
-        if self.bias is not None:
-            self.bias.copy_(params[self._split :])
+        """Lanes start from `params` [size]."""
+        start = self._start
+        start.in_order.copy_(params[: self._split].view(start.in_order.shape))
+        if start.bias is not None:
+            start.bias.copy_(params[self._split :])
+
+    def stay(self) -> None:
+        """Every lane has what all of them share: a first step that does nothing."""
+        self.own.copy(self._shared)
 
     def store(self, out: torch.Tensor, params: torch.Tensor, lanes: slice) -> None:
         """The weights of some lanes less `params` [size], into `out` [lanes, size]."""
-        weight = self.in_order[lanes].reshape(-1, self._split)
+        weight = self.own.in_order[lanes].reshape(-1, self._split)
         torch.sub(weight, params[: self._split], out=out[:, : self._split])
-        if self.bias is not None:
-            torch.sub(self.bias[lanes, 0], params[self._split :], out=out[:, self._split :])
+        if self.own.bias is not None:
+            torch.sub(self.own.bias[lanes, 0], params[self._split :], out=out[:, self._split :])
 
     def shift(self, by: torch.Tensor, rate: float) -> None:
         """Adds `rate` times `by` [lanes, size]."""
-        self.in_order.add_(by[:, : self._split].view(self.in_order.shape), alpha=rate)
-        if self.bias is not None:
-            self.bias[:, 0].add_(by[:, self._split :], alpha=rate)
+        self.own.in_order.add_(by[:, : self._split].view(self.own.in_order.shape), alpha=rate)
+        if self.own.bias is not None:
+            self.own.bias[:, 0].add_(by[:, self._split :], alpha=rate)
 
-    def descend_bias(self, delta: torch.Tensor, rate: float, spans: Spans | None) -> None:
+    def descend_bias(
+        self, delta: torch.Tensor, rate: float, spans: Spans | None, *, first: bool
+    ) -> None:
         """A step down the sum over rows of `delta` [lanes, rows, outputs]."""
-        if self.bias is None:
+        own, before = self.own.bias, self.before(first=first).bias
+        if own is None or before is None:
             return
         if spans is None:
-            self.bias.add_(delta.sum(1, keepdim=True), alpha=-rate)
-        else:
-            spans.add_sums(self.bias[:, 0], delta, rate=-rate)
+            torch.add(before, delta.sum(1, keepdim=True), alpha=-rate, out=own)
+            return
+        if first:
+            own.copy_(before)
+        spans.add_sums(own[:, 0], delta, rate=-rate)
 
 
 class Layer(Protocol):
@@ -194,12 +242,15 @@ class WeightedLayer(Protocol):
 
     weights: LaneWeights
 
-    def forward(self, value: torch.Tensor, spans: Spans | None) -> torch.Tensor:
-        """What comes out; the layer remembers what its gradients are made of."""
+    def forward(self, value: torch.Tensor, spans: Spans | None, *, first: bool) -> torch.Tensor:
+        """What comes out; the layer remembers what its gradients are made of.
+
+        At the first step lanes share their weights.
+        """
         ...
 
-    def backward(self, delta: torch.Tensor, *, first: bool) -> torch.Tensor | None:
-        """The derivative by what went in; None for the first layer, below which nobody asks."""
+    def backward(self, delta: torch.Tensor, *, lowest: bool) -> torch.Tensor | None:
+        """The derivative by what went in; None for the lowest layer, below which nobody asks."""
         ...
 
     def descend(self, rate: float, factors: torch.Tensor | None) -> None:

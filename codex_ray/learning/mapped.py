@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -18,16 +18,14 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from codex_ray.errors import ClusterError
 from codex_ray.learning.clipped_sums import OFFSET
-from codex_ray.learning.compiled import Compiled, reason_of
+from codex_ray.learning.compiled import Compiled, Function
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.models import Model
 from codex_ray.learning.per_record import _places
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.spans import LaneBatch
 
-Gradient = Callable[..., torch.Tensor]
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError)
 """What torch.func raises at what it cannot map."""
 
@@ -39,12 +37,10 @@ class Mapped:
     Attributes:
         model: whose module it is.
         clipped: whether the gradient of every record is wanted by itself.
-        compiled: whether the steps go through torch.compile.
     """
 
     model: Model
     clipped: bool
-    compiled: bool = False
 
     @property
     def exact(self) -> bool:
@@ -56,21 +52,30 @@ class Mapped:
         """Every lane has as many rows as the next."""
         return False
 
+    @property
+    def joined(self) -> int:
+        """Every step is a program by itself."""
+        return 1
+
     def lanes(self, plan: Plan) -> int:
         """One on a CPU, where what torch.func does with a lane depends on where the lane is."""
         return 1 if torch.device(plan.device).type == "cpu" else plan.clients
 
     def steps(self, chunk: Chunk) -> MappedSteps:
         """Room for a chunk of clients."""
-        return MappedSteps(self.model, chunk, clipped=self.clipped, compiled=self.compiled)
+        return MappedSteps(self.model, chunk, clipped=self.clipped)
 
     def refusal(self, example: Sequence[int], chunk: Chunk) -> str | None:
-        """Why the module cannot be trained so; None if it can. It takes one step of nothing."""
+        """Why the module cannot be trained so; None if it can. It takes two steps of nothing.
+
+        Two lanes show what a chunk of one, which needs no map, would not: layers that draw at
+        random, and modules that look at their numbers.
+        """
         module = self.model.module
         before = {name: buffer.clone() for name, buffer in module.named_buffers()}
         try:
             with torch.random.fork_rng(devices=[]):
-                self._try(example, chunk, compiled=False)
+                self._try(example, replace(chunk, lanes=2))
         except REFUSALS as error:
             return f"the model has no vectorised gradient ({_sentence(error)})"
         for name, buffer in module.named_buffers():
@@ -78,59 +83,63 @@ class Mapped:
                 return f"the model changes its buffer {name!r} in training"
         return None
 
-    def compiler_obstacle(self, example: Sequence[int], chunk: Chunk) -> str | None:
-        """Why a step of the chunk cannot be compiled here; None if it can. It compiles one."""
-        try:
-            self._try(example, chunk, compiled=True)
-        except ClusterError as error:
-            return reason_of(error)
-        return None
-
-    def _try(self, example: Sequence[int], chunk: Chunk, *, compiled: bool) -> None:
-        steps = MappedSteps(self.model, chunk, clipped=self.clipped, compiled=compiled)
+    def _try(self, example: Sequence[int], chunk: Chunk) -> None:
+        steps = MappedSteps(self.model, chunk, clipped=self.clipped)
         steps.load(self.model.get().to(chunk.device))
-        shape = (chunk.lanes, chunk.rows)
-        features = torch.zeros((*shape, *example), device=chunk.device)
-        labels = torch.zeros(shape, dtype=torch.int64, device=chunk.device)
-        batch = LaneBatch(features, labels, torch.zeros(shape, device=chunk.device))
-        if self.clipped:
-            steps.descend_clipped(batch, rate=1.0, clip_norm=1.0)
-        else:
-            steps.descend(batch, rate=1.0)
+        batch = nothing((chunk.lanes, chunk.rows), example, chunk.device)
+        for first in (True, False):
+            if self.clipped:
+                steps.descend_clipped(batch, rate=1.0, clip_norm=1.0, first=first)
+            else:
+                steps.descend(batch, rate=1.0, first=first)
+
+
+def nothing(shape: tuple[int, ...], example: Sequence[int], device: torch.device) -> LaneBatch:
+    """A batch of that shape without any record."""
+    return LaneBatch(
+        torch.zeros((*shape, *example), device=device),
+        torch.zeros(shape, dtype=torch.int64, device=device),
+        torch.zeros(shape, device=device),
+    )
 
 
 class MappedSteps:
     """The weights of a chunk of clients [lanes, d], and steps that change them in place."""
 
-    def __init__(self, model: Model, chunk: Chunk, *, clipped: bool, compiled: bool) -> None:
+    def __init__(
+        self, model: Model, chunk: Chunk, *, clipped: bool, compiled: bool = False
+    ) -> None:
         module = model.module
         if chunk.device.type != "cpu":
             module = deepcopy(module).to(chunk.device)  # with what is not trained: buffers
         module.train()
         self._chunk = chunk
-        self._weights = chunk.room(model.dimension)
-        self._gradient: Gradient = _row_gradients(module) if clipped else _lane_gradients(module)
-        self._compiled = Compiled(self._gradient) if compiled else self._gradient
+        self._start = torch.zeros(model.dimension, device=chunk.device)
+        self._own = chunk.room(model.dimension)
+        gradient = row_gradients(module) if clipped else batch_gradient(module)
+        self._plain = OverLanes(gradient, chunk)
+        self._full = OverLanes(gradient, chunk, compiled=True) if compiled else self._plain
+        self._gradient = gradient
 
     def load(self, params: torch.Tensor) -> None:
-        """Every lane starts from `params` [d]."""
-        self._weights.copy_(params)
+        """Every lane starts from `params` [d], which are copied once for all of them."""
+        self._start.copy_(params)
 
     def store(self, out: torch.Tensor, params: torch.Tensor, lanes: slice) -> None:
         """Weights less `params` [d] of some lanes, into `out` [lanes, d]."""
-        torch.sub(self._weights[lanes], params, out=out)
+        torch.sub(self._own[lanes], params, out=out)
 
-    def descend(self, batch: LaneBatch, *, rate: float) -> None:
+    def descend(self, batch: LaneBatch, *, rate: float, first: bool) -> None:
         """A step down the sum of the rows' losses, times their weights."""
-        found = self._found(batch.features, batch.labels, batch.weights)
-        self._weights.add_(found, alpha=-rate)
+        found = self._found(batch, first)
+        torch.add(self._before(first), found, alpha=-rate, out=self._own)
 
     def descend_clipped(
-        self, batch: LaneBatch, *, rate: float, clip_norm: float
+        self, batch: LaneBatch, *, rate: float, clip_norm: float, first: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A step down the sum of the clipped gradients of the rows whose weight is 1, not 0."""
         there = batch.weights
-        found = self._found(batch.features, batch.labels, there)  # [lanes, rows, d]
+        found = self._found(batch, first)  # [lanes, rows, d]
         norms = torch.linalg.vector_norm(found, dim=2)
         lost = torch.zeros_like(there, dtype=torch.bool)
         if not norms.is_cpu or not math.isfinite(float(norms.sum())):
@@ -138,22 +147,68 @@ class MappedSteps:
             found = found.masked_fill(lost[:, :, None], 0)
             norms = norms.masked_fill(lost, 0)
         factors = (clip_norm / (norms + OFFSET)).clamp_(max=1.0)
-        self._weights[:, None].baddbmm_(factors[:, None], found, alpha=-rate)
+        before = self._start.expand(self._own.shape) if first else self._own
+        torch.baddbmm(before[:, None], factors[:, None], found, alpha=-rate, out=self._own[:, None])
         return (norms > clip_norm).sum(1), (lost & (there > 0)).sum(1)
 
     def shift(self, by: torch.Tensor, *, rate: float) -> None:
         """Adds `rate` times `by` [lanes, d] to the weights."""
-        self._weights.add_(by, alpha=rate)
+        self._own.add_(by, alpha=rate)
 
-    def _found(self, features: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    def _before(self, first: bool) -> torch.Tensor:
+        """What a step starts from: [d] for all lanes, or [lanes, d]."""
+        return self._start if first else self._own
+
+    def _found(self, batch: LaneBatch, first: bool) -> torch.Tensor:
         """The gradients; short batches come in every length, and are not worth compiling."""
-        full = features.shape[1] == self._chunk.rows
-        gradient = self._compiled if full else self._gradient
+        gradient = self._full if batch.labels.shape[1] == self._chunk.rows else self._plain
+        with self._products():
+            (found,) = gradient(
+                self._before(first), batch.features, batch.labels, batch.weights, shared=first
+            )
+        return found.float()
+
+    def _products(self) -> AbstractContextManager[object]:
+        """In the block matrices are multiplied in the chunk's type."""
         if self._chunk.product == torch.float32:
-            with _exact_convolutions(self._chunk.device):
-                return gradient(self._weights, features, *rest)
-        with torch.autocast(self._chunk.device.type, dtype=self._chunk.product):
-            return gradient(self._weights, features, *rest).float()
+            return _exact_convolutions(self._chunk.device)
+        return torch.autocast(self._chunk.device.type, dtype=self._chunk.product)
+
+
+class OverLanes:
+    """A function of one client's weights and data, for every lane of a chunk.
+
+    A lane that is alone needs no map, and goes through faster without.
+    """
+
+    def __init__(self, function: Function, chunk: Chunk, *, compiled: bool = False) -> None:
+        self._function, self._lone, self._is_compiled = function, chunk.lanes == 1, compiled
+        self._made: dict[tuple[bool, int], Function] = {}
+
+    def __call__(
+        self, weights: torch.Tensor, *data: torch.Tensor, shared: bool
+    ) -> tuple[torch.Tensor, ...]:
+        """The function's results [lanes, ...].
+
+        Args:
+            weights: [d] if they are shared, or else [lanes, d].
+            data: [lanes, ...] each.
+            shared: whether lanes still have the same weights, and so one product for all of them.
+        """
+        if not self._lone:
+            return self._of(shared, len(data))(weights, *(one.contiguous() for one in data))
+        weights = weights if shared else weights[0]
+        found = self._of(False, len(data))(weights, *(one[0].contiguous() for one in data))
+        return tuple(one[None] for one in found)
+
+    def _of(self, shared: bool, count: int) -> Function:
+        """The function over lanes, compiled if that is wanted; each is compiled for one shape."""
+        if (shared, count) not in self._made:
+            over = self._function
+            if not self._lone:
+                over = vmap(over, in_dims=(None if shared else 0, *[0] * count))
+            self._made[shared, count] = Compiled(over) if self._is_compiled else over
+        return self._made[shared, count]
 
 
 def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
@@ -166,13 +221,14 @@ def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     return found
 
 
-def _lane_gradients(module: nn.Module) -> Gradient:
-    """The gradient of each lane's weighted loss [lanes, d]."""
-    return vmap(grad(_loss(module)))
+def batch_gradient(module: nn.Module) -> Function:
+    """The gradient [d] of the weighted loss of a client's batch, as a tuple of one."""
+    slope = grad(_loss(module))
+    return lambda params, *batch: (slope(params, *batch),)
 
 
-def _row_gradients(module: nn.Module) -> Gradient:
-    """The gradient of every row, alone in its batch [lanes, rows, d]."""
+def row_gradients(module: nn.Module) -> Function:
+    """The gradient of every row [rows, d], alone in its batch, as a tuple of one."""
     loss = _loss(module)
 
     def alone(
@@ -180,10 +236,11 @@ def _row_gradients(module: nn.Module) -> Gradient:
     ) -> torch.Tensor:
         return loss(params, features[None], label[None], weight[None])
 
-    return vmap(vmap(grad(alone), in_dims=(None, 0, 0, 0)))
+    slopes = vmap(grad(alone), in_dims=(None, 0, 0, 0))
+    return lambda params, *batch: (slopes(params, *batch),)
 
 
-def _loss(module: nn.Module) -> Gradient:
+def _loss(module: nn.Module) -> Callable[..., torch.Tensor]:
     """The weighted loss of a batch at a vector of parameters [d]."""
     trainable = [p for p in module.parameters() if p.requires_grad]
     shapes = [p.shape for p in trainable]

@@ -74,36 +74,61 @@ class Spans:
 
     def add_product(
         self,
-        into: torch.Tensor,
+        to: torch.Tensor,
         left: torch.Tensor,
         right: torch.Tensor,
         *,
         rate: float,
+        out: torch.Tensor,
         each: int = 1,
     ) -> None:
-        """Adds rate * left^T @ right to `into` [lanes, m, n], of left [1, rows * each, m]."""
+        """Puts `to` + rate * left^T @ right into `out` [lanes, m, n], of left [1, rows * each, m].
+
+        `to` may be `out`.
+        """
         left, right = aligned_rows(left[0]), aligned_rows(right[0])
         lanes = zip(
-            self.lengths, into.unbind(), self.cut(left, each), self.cut(right, each), strict=True
-        )
-        for length, own, above, below in lanes:
+            self.lengths, to.unbind(), out.unbind(), self.cut(left, each), self.cut(right, each),
+            strict=True,
+        )  # fmt: skip
+        for length, before, own, above, below in lanes:
             if length and left.dtype == torch.float32:
-                own.addmm_(above.mT, below, alpha=rate)
+                torch.addmm(before, above.mT, below, alpha=rate, out=own)
             elif length:
-                own.add_(torch.mm(above.mT, below), alpha=rate)
+                torch.add(before, torch.mm(above.mT, below), alpha=rate, out=own)
+            elif to is not out:
+                own.copy_(before)
 
     def add_weighted(
-        self, into: torch.Tensor, rows: torch.Tensor, factors: torch.Tensor, *, rate: float
+        self,
+        to: torch.Tensor,
+        rows: torch.Tensor,
+        factors: torch.Tensor,
+        *,
+        rate: float,
+        out: torch.Tensor,
     ) -> None:
-        """Adds rate * the sum of factors [1, rows] times rows [1, rows, n] to `into` [lanes, n]."""
+        """Puts `to` + rate * the sum of factors times rows into `out` [lanes, n].
+
+        Args:
+            to: what is added to; it may be `out`.
+            rows: [1, rows, n].
+            factors: [1, rows].
+            rate: of all of them.
+            out: [lanes, n].
+        """
         rows = aligned_rows(rows[0])
         # A factor is a row of its own, so that every lane's starts where memory is aligned.
         spread = row_room(len(rows), 1)
         spread.copy_(factors[0, :, None])
-        lanes = zip(self.lengths, into.unbind(), self.cut(rows), self.cut(spread), strict=True)
-        for length, own, few, weights in lanes:
+        lanes = zip(
+            self.lengths, to.unbind(), out.unbind(), self.cut(rows), self.cut(spread), strict=True
+        )
+        for length, before, own, few, weights in lanes:
             if length:
-                own.addmv_(few.mT, weights[:, 0], alpha=rate)
+                torch.addmv(before, few.mT, weights[:, 0], alpha=rate, out=own)
+            elif to is not out:
+                own.copy_(before)
 
     def add_sums(self, into: torch.Tensor, rows: torch.Tensor, *, rate: float) -> None:
         """Adds rate * the sum of each lane's rows [1, rows, n] to `into` [lanes, n], one by one."""

@@ -57,6 +57,11 @@ class Stack:
         return False
 
     @property
+    def joined(self) -> int:
+        """Every step is a program by itself."""
+        return 1
+
+    @property
     def uneven(self) -> bool:
         """Lanes may have rows of their own number."""
         return True
@@ -92,7 +97,7 @@ class StackSteps:
         self._images = isinstance(shaping[0], WINDOWED)
 
     def load(self, params: torch.Tensor) -> None:
-        """Every lane starts from `params` [d]."""
+        """Every lane starts from `params` [d], which are copied once for all of them."""
         for layer, part in zip(self._weighted, torch.split(params, self._sizes), strict=True):
             layer.weights.load(part)
 
@@ -107,16 +112,17 @@ class StackSteps:
         for layer, rows, start in parts:
             layer.weights.store(rows, start, lanes)
 
-    def descend(self, batch: LaneBatch, *, rate: float) -> None:
+    def descend(self, batch: LaneBatch, *, rate: float, first: bool) -> None:
         """A step down the sum of the rows' losses, times their weights."""
         if not batch.labels.numel():
+            self._stay(first)
             return
-        self._backward(batch)
+        self._backward(batch, first)
         for layer in self._weighted:
             layer.descend(rate, None)
 
     def descend_clipped(
-        self, batch: LaneBatch, *, rate: float, clip_norm: float
+        self, batch: LaneBatch, *, rate: float, clip_norm: float, first: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A step down the sum of the clipped gradients of the rows that are there.
 
@@ -124,9 +130,10 @@ class StackSteps:
         gradient is not finite [lanes] each.
         """
         if not batch.labels.numel():
+            self._stay(first)
             none = batch.count(batch.weights > 0)
             return none, none
-        self._backward(batch)
+        self._backward(batch, first)
         norms = self._squared_norms().sqrt()
         lost: torch.Tensor | None = None
         if not norms.is_cpu or not math.isfinite(float(norms.sum())):
@@ -151,22 +158,28 @@ class StackSteps:
         norms = [layer.squared_norms() for layer in self._weighted]
         return sum(norms[1:], norms[0])
 
-    def _backward(self, batch: LaneBatch) -> None:
+    def _stay(self, first: bool) -> None:
+        """A step without any record."""
+        if first:
+            for layer in self._weighted:
+                layer.weights.stay()
+
+    def _backward(self, batch: LaneBatch, first: bool) -> None:
         """Leaves in every layer what its gradients are made of."""
         features = batch.features
         value = features.permute(0, 1, 3, 4, 2) if self._images else features.flatten(2)
         for layer in self._layers:
             if isinstance(layer, LaneLinear | LaneConv):
-                value = layer.forward(value, batch.spans)
+                value = layer.forward(value, batch.spans, first=first)
             else:
                 value = layer.forward(value)
         delta: torch.Tensor | None = loss_delta(value, batch.labels, batch.weights)
-        first = self._weighted[0]
+        lowest = self._weighted[0]
         for layer in reversed(self._layers):
             assert delta is not None
             if isinstance(layer, LaneLinear | LaneConv):
-                delta = layer.backward(delta, first=layer is first)
-                if layer is first:
+                delta = layer.backward(delta, lowest=layer is lowest)
+                if layer is lowest:
                     return
             else:
                 delta = layer.backward(delta)

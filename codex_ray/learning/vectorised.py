@@ -20,10 +20,10 @@ from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.captured import CapturedSteps, CudaGraphs
 from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.jobs import Job, Padded, Uneven, rows_for
+from codex_ray.learning.jobs import COMPILED_ROWS, ROWS, Job, Padded, Uneven, rows_for
 from codex_ray.learning.kernels import LaneKernel, LaneSteps, lane_kernel
-from codex_ray.learning.lane_noise import StepNoise
 from codex_ray.learning.lanes import Chunk
+from codex_ray.learning.local_steps import PrivateSteps, plain_steps
 from codex_ray.learning.opening import may_prefetch, opened
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.trainers import LocalTraining, Sgd, Take, check_labels
@@ -36,9 +36,6 @@ WINDOW: Final = 8
 """Chunks whose clients are drawn together, to put those of like length side by side."""
 AHEAD: Final = 2
 """And where the next ones' records are opened meanwhile, of whom there should be some."""
-
-DRAWN: Final = 1 << 16
-"""Normals that are drawn in one go, where a step needs fewer."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,7 @@ class VectorisedTraining:
     _kernels: dict[tuple[int, ...], LaneKernel | None] = field(default_factory=dict, repr=False)
     _rooms: dict[tuple[int, int], LaneSteps] = field(default_factory=dict, repr=False)
     _data: dict[tuple[int, int], Padded] = field(default_factory=dict, repr=False)
-    _noise: dict[tuple[int, int], tuple[StepNoise, torch.Tensor]] = field(
-        default_factory=dict, repr=False
-    )
+    _stepping: list[PrivateSteps] = field(default_factory=list, repr=False)
     _features: list[torch.Tensor] = field(default_factory=list, repr=False)
     _graphs: CudaGraphs = field(default_factory=CudaGraphs, repr=False)
 
@@ -132,7 +127,8 @@ class VectorisedTraining:
         streams = reference.streams.child("train", round, client)
         rule = reference.trainer.batches
         batches = rule.draw(len(records), streams.stream("batches"))
-        rows = 0 if self._is_uneven(kernel) else rows_for(rule, batches)
+        multiple = COMPILED_ROWS if self.plan.kernel == "compiled" else ROWS
+        rows = 0 if self._is_uneven(kernel) else rows_for(rule, batches, multiple=multiple)
         return Job(place, client, records, batches, rows, streams)
 
     def _room(self, kernel: LaneKernel, rows: int, lanes: int) -> LaneSteps:
@@ -172,14 +168,16 @@ class VectorisedTraining:
         room.load(params)
         trainer = self.reference.trainer
         if isinstance(trainer, DpSgd):
-            steps = self._private_steps(trainer, room, jobs, data, lanes)
+            ends = self._private(trainer).take(
+                room, jobs, data, kernel, lanes=lanes, counts=self._counts
+            )
         else:
             assert isinstance(trainer, Sgd)
-            steps = _plain_steps(trainer, room, jobs, data, exact=kernel.exact)
+            ends = plain_steps(trainer, room, jobs, data, kernel)
         done = len(jobs)
-        for step in steps:
+        for end in ends:
             # Jobs come longest first. One that is done is read out before its lane goes on.
-            live = sum(len(job.batches) > step + 1 for job in jobs)
+            live = sum(len(job.batches) > end for job in jobs)
             if live < done:
                 self._store(room, params, out, jobs=jobs[live:done], lanes=slice(live, done))
                 done = live
@@ -202,38 +200,12 @@ class VectorisedTraining:
         room.store(found, params, lanes)
         out[places] = found
 
-    def _private_steps(
-        self, trainer: DpSgd, room: LaneSteps, jobs: list[Job], data: Padded | Uneven, lanes: int
-    ) -> Iterator[int]:
-        """Takes the steps of DP-SGD, one for each number that it yields."""
-        steps = len(jobs[0].batches)
-        drawn = _steps_of_noise(steps, self.dimension)
-        drawing, noise = self._drawing(lanes, drawn)
-        streams = [job.streams.stream("noise") for job in jobs]
-        rate = trainer.learning_rate / trainer.batch_size
-        scale = trainer.noise_multiplier * trainer.clip_norm
-        device = data.there.device
-        clipped = torch.zeros(lanes, dtype=torch.int64, device=device)
-        lost = clipped.clone()
-        for step in range(steps):
-            more = room.descend_clipped(data.step(step), rate=rate, clip_norm=trainer.clip_norm)
-            clipped, lost = clipped + more[0], lost + more[1]
-            if step % drawn == 0:
-                for lane, stream in enumerate(streams):
-                    drawing.draw(stream, scale, out=noise[lane])
-                here = noise.to(device).view(-1, drawn, self.dimension)
-            room.shift(here[:, step % drawn], rate=-rate)
-            yield step
-        for job, few, none in zip(jobs, clipped.tolist(), lost.tolist(), strict=False):
-            self._counts[job.client] = Clipping(sum(job.lengths), few, none)
-
-    def _drawing(self, lanes: int, steps: int) -> tuple[StepNoise, torch.Tensor]:
-        """What draws the noise of so many steps, and room for every lane's, made once."""
-        if (lanes, steps) not in self._noise:
+    def _private(self, trainer: DpSgd) -> PrivateSteps:
+        """What takes the steps of DP-SGD, made once."""
+        if not self._stepping:
             sizes = [shape.numel() for _, shape in self.reference.model.names()]
-            room = torch.zeros((lanes, steps * self.dimension))
-            self._noise[lanes, steps] = StepNoise(sizes * steps), room
-        return self._noise[lanes, steps]
+            self._stepping.append(PrivateSteps(trainer, sizes))
+        return self._stepping[0]
 
     def clipping(self, client: ClientId) -> tuple[int, int, int]:
         """(records met, clipped, not finite) in the client's last training; for debugging only."""
@@ -266,22 +238,6 @@ def _has_bfloat16(device: str) -> bool:
         return True
     known = torch.cpu.get_capabilities()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def _steps_of_noise(steps: int, dimension: int) -> int:
-    """For how many steps noise is drawn at a time: small models' for many, to save calls."""
-    draws = -(-steps // max(1, DRAWN // dimension))
-    return -(-steps // draws)
-
-
-def _plain_steps(
-    trainer: Sgd, room: LaneSteps, jobs: list[Job], data: Padded | Uneven, *, exact: bool
-) -> Iterator[int]:
-    """Takes the steps of SGD, one for each number that it yields; an empty batch does nothing."""
-    data = data.averaged()
-    for step, length in enumerate(jobs[0].lengths):
-        room.descend(data.step(step, length if exact else None), rate=trainer.learning_rate)
-        yield step
 
 
 def _chunks(jobs: list[Job], lanes: int, *, exact: bool) -> Iterator[list[Job]]:

@@ -431,10 +431,10 @@ def test_transposed_convolutions_by_patch_are_those_by_lane(make) -> None:
             if by_patch and hasattr(layer, "_by_lane"):
                 layer._by_lane = layer._by_patch
         steps.load(params)
-        for _ in range(2):
+        for first in (True, False):
             labels = torch.ones((3, 4), dtype=torch.int64)
             batch = LaneBatch(features, labels, torch.full((3, 4), 0.25))
-            steps.descend(batch, rate=0.5)
+            steps.descend(batch, rate=0.5, first=first)
         out = torch.empty((3, len(params)))
         steps.store(out, params, slice(0, 3))
         found.append(out)
@@ -456,8 +456,9 @@ def test_nothing_leaves_the_device(make) -> None:
     labels = torch.empty((2, 4), dtype=torch.int64, device=device)
     there = torch.empty((2, 4), device=device)
     batch = LaneBatch(features, labels, there)
-    counts = steps.descend_clipped(batch, rate=0.1, clip_norm=1.0)
-    assert {count.device.type for count in counts} == {"meta"}
+    for first in (True, False):
+        counts = steps.descend_clipped(batch, rate=0.1, clip_norm=1.0, first=first)
+        assert {count.device.type for count in counts} == {"meta"}
 
 
 @pytest.mark.parametrize("trainer", [PLAIN, PRIVATE])
