@@ -139,7 +139,11 @@ def _run(assembled: Assembled, journal: Any, stopwatch: Stopwatch) -> Run:
     # The host is built as any other; only whom it asks is exchanged.
     vars(host)["_trainer"] = Watched(vars(host)["_trainer"], stopwatch, train="train")
     vars(host)["_mechanism"] = Watched(
-        federation.mechanism, stopwatch, encode="encode", encode_all="encode"
+        federation.mechanism,
+        stopwatch,
+        encode="encode",
+        encode_all="encode",
+        encode_sum="encode",
     )
     transport: Any = Watched(LocalTransport(host), stopwatch, exchange="exchange")
     stand_in: Any = Watched(federation, stopwatch).having(

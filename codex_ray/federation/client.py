@@ -189,15 +189,19 @@ class Host:
         replies: dict[ClientId, Message] = {}
         for first in range(0, len(clients), self._portion):
             portion = clients[first : first + self._portion]
+            together = False
             if self._by_record:
                 self._train_by_record(portion)
             else:
-                self._train_updates(portion)
+                together = self._train_updates(portion, opening)
             for client in portion:
                 replies[client] = Trained(self._sessions.identity(client))
-                if opening is not None:
+                if opening is not None and not together:
                     with _refusing(client):
                         replies[client] = self._answer(client, opening, folding)
+            if opening is not None and folding is not None and together:
+                with _refusing(portion[0]):
+                    replies |= self._sessions.answer_together(portion, opening, folding)
         return replies
 
     def _takes(self, task: TrainTask) -> bool:
@@ -241,8 +245,11 @@ class Host:
             self._sessions.seat(client, given.context, summand=summand)
             self._trained[client] = ()
 
-    def _train_updates(self, clients: list[ClientId]) -> None:
-        """Trains `clients` and keeps each one's encoded update for the session to come."""
+    def _train_updates(self, clients: list[ClientId], opening: Message | None) -> bool:
+        """Trains `clients` and keeps each one's encoded update for the session to come.
+
+        Updates on another device are added there, where the session allows it; whether they were.
+        """
         given = self._assignment
         assert given is not None
         task, params = given.task, given.params
@@ -256,6 +263,12 @@ class Host:
             told=self._told(params, clients),
             state=state,
         )
+        away = updates.device.type != "cpu"
+        if away and not self._debug and self._sessions.adds_ahead(opening):
+            total = self._mechanism.encode_sum(updates, self._codec, means)
+            self._sessions.seat_together(clients, given.context, total=total)
+            self._trained |= dict.fromkeys(clients, ())
+            return True
         summands = self._mechanism.encode_all(updates, self._codec, means)
         norms = torch.linalg.vector_norm(updates.double(), dim=1).tolist() if self._debug else []
         for row, client in enumerate(clients):
@@ -267,6 +280,7 @@ class Host:
                 sent = self._mechanism.sent_norm(summands[row], self._codec, state=state)
                 figures = (norms[row], sent, *self._trainer.clipping(client))
             self._trained[client] = figures
+        return False
 
     def _sum_of_steps(
         self, params: torch.Tensor, client: ClientId, round: int, *, rotation: Rotation | None

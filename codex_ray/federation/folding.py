@@ -7,6 +7,7 @@ have sent by itself is still counted: the note says how many bytes that was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +46,11 @@ class Folding:
         if self._largest != np.iinfo(kind).max:  # else words wrap around by themselves
             np.bitwise_and(self._total, kind(self._largest), out=self._total)
         return self._note
+
+    def fold_ahead(self, replies: Sequence[Message]) -> list[Message]:
+        """The replies to send, of which the first brings the sum of all, and the others nothing."""
+        first = self.fold(replies[0])
+        return [first, *[self._note] * (len(replies) - 1)]
 
     def _fold_upload(self, reply: MaskedUpload) -> Message:
         """The same where a client speaks once: its shares for the committee stay its own."""

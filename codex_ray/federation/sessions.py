@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from codex_ray.errors import HostLost, ProtocolError
 from codex_ray.federation.folding import Folding
 from codex_ray.federation.messages import Enrolled, EnrolmentList
+from codex_ray.privacy.quantisation import no_words
 from codex_ray.secagg.identity import Enrolment, Identity, Membership, SharedWork
 from codex_ray.secagg.protocols import SumProtocol
 from codex_ray.secagg.summand import Summand
-from codex_ray.types import ClientId, SessionContext
+from codex_ray.types import ClientId, Residues, SessionContext
 from codex_ray.wire import Message
 
 
@@ -78,6 +80,37 @@ class Sessions:
     def seat(self, client: ClientId, context: SessionContext, *, summand: Summand) -> None:
         """Keeps the client's summand for the session to come; what it had before is gone."""
         self._seats[client] = _Seat(context, summand)
+
+    def adds_ahead(self, opening: Message | None) -> bool:
+        """Whether summands may be added before they are seated, for clients who are asked so.
+
+        What they send is added up anyway, it is the summand as it is, and nobody refuses it.
+        """
+        protocol = self._protocol
+        asked = opening is not None and opening == protocol.opening
+        return asked and self._fold and protocol.unmasked
+
+    def seat_together(
+        self, clients: Sequence[ClientId], context: SessionContext, *, total: Residues
+    ) -> None:
+        """Keeps the sum of what they bring: for the first of them, and zeros for the others."""
+        nothing = no_words(len(total), bits=context.bits)
+        nothing.flags.writeable = False
+        for client in clients:
+            self.seat(client, context, summand=total if client == clients[0] else nothing)
+
+    def answer_together(
+        self, clients: Sequence[ClientId], message: Message, folding: Folding
+    ) -> dict[ClientId, Message]:
+        """The replies of clients who were seated together: of all of them, or of nobody.
+
+        One that refused would have its update in the sum, or would take those of others with it.
+
+        Raises:
+            ProtocolError: a client refuses.
+        """
+        replies = [self.answer(client, message) for client in clients]
+        return dict(zip(clients, folding.fold_ahead(replies), strict=True))
 
     def folding(self, *, bits: int) -> Folding | None:
         """Adds up the summands in the replies of one call, where that is allowed."""

@@ -19,7 +19,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.privacy.clip_and_round import GaussianPrice, clipped_all
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanism import Means, Release, State, signal_to_noise
+from codex_ray.privacy.mechanism import Means, Release, State, adding, signal_to_noise
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.privacy.passengers import Passenger
 from codex_ray.privacy.rotation import Rotation
@@ -106,6 +106,7 @@ class AdaptiveGaussian(GaussianPrice):
         bit = Passenger("unclipped", 1)
         return Codec(self.encoding, dimension, summands, 1.0, clip_norm=1.0, aboard=(bit,))
 
+    @adding
     def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
         """The updates in units of the clip norm, clipped to 1 and rounded, and their bits."""
         clip_norm = self._clip_norm(means.state)

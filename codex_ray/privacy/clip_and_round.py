@@ -8,7 +8,7 @@ import torch
 
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanism import Means, Mechanism
+from codex_ray.privacy.mechanism import Means, Mechanism, adding
 from codex_ray.types import Residues
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class ClipAndRound(Mechanism):
         """
         return Codec(self.encoding, dimension, summands, self.clip_norm, clip_norm=self.clip_norm)
 
+    @adding
     def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
         """The updates, clipped and rounded: the norm of each summand is at most clip_norm."""
         vectors = clipped_all(updates, codec.allowed_norm)

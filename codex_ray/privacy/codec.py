@@ -21,7 +21,7 @@ from codex_ray.errors import ConfigError
 from codex_ray.privacy.encoding import Encoding
 from codex_ray.privacy.headroom import scale_for, two_sided_tail, wrap_probability
 from codex_ray.privacy.passengers import Passenger, Passengers
-from codex_ray.privacy.quantisation import FixedPoint, largest_level
+from codex_ray.privacy.quantisation import FixedPoint, added, largest_level
 from codex_ray.privacy.rotation import Rotation, padded
 from codex_ray.privacy.rounding import (
     StreamOf,
@@ -64,6 +64,7 @@ class Codec:
             the update; 0 where noise is added after the sum.
         bringers: by how many equal parts that noise comes; None for one with each summand.
         aboard: what rides behind the update.
+        adds: whether `encode_all` gives the sum of the summands in their place.
     """
 
     encoding: Encoding
@@ -74,6 +75,7 @@ class Codec:
     noise: float = 0.0
     bringers: int | None = None
     aboard: tuple[Passenger, ...] = ()
+    adds: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a grid that is too coarse, or on which sums could wrap.
@@ -273,16 +275,19 @@ class Codec:
     ) -> Residues:
         """Clipped updates [n, d] and their passengers' values as summands [n, length].
 
-        All is done on the device that the updates are on, which only the words leave.
+        All is done on the device that the updates are on, which only the words leave. Of a codec
+        that adds, those are the words of the sum alone [1, length].
 
         Raises:
             ValueError: the encoding rotates or draws, and was not given the means to.
         """
-        words = self.grid.residues(self.rounded(self.scaled(vectors, rotation=rotation), draws))
+        integers = self.rounded(self.scaled(vectors, rotation=rotation), draws)
+        words = self.grid.total(integers)[None] if self.adds else self.grid.residues(integers)
         if not self.aboard:
             return words
-        aside = [self.passengers.encode(each) for each in values or [{}] * len(vectors)]
-        return np.concatenate([words, np.stack(aside)], axis=1)
+        told = [self.passengers.encode(each) for each in values or [{}] * len(vectors)]
+        aside = added(told, bits=self.bits)[None] if self.adds else np.stack(told)
+        return np.concatenate([words, aside], axis=1)
 
     def scaled(self, vectors: torch.Tensor, *, rotation: Rotation | None = None) -> torch.Tensor:
         """The updates [n, d], rotated, in steps of the grid [n, width], float64, not yet rounded.

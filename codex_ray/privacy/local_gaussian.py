@@ -16,7 +16,7 @@ from pydantic import Field
 from codex_ray.privacy.clip_and_round import GaussianPrice, clipped_all
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.encoding import Encoding
-from codex_ray.privacy.mechanism import Means, Release, State, signal_to_noise
+from codex_ray.privacy.mechanism import Means, Release, State, adding, signal_to_noise
 from codex_ray.privacy.noise_multiplier import NoiseMultiplier
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.randomness import Stream
@@ -46,6 +46,7 @@ class LocalGaussian(GaussianPrice):
         bound = self.clip_norm * (1 + REACH * self.noise_multiplier)
         return Codec(self.encoding, dimension, summands, bound)
 
+    @adding
     def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
         """The updates, clipped, noised and rounded."""
         if means.noise is None:

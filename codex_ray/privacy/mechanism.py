@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 
 from codex_ray.privacy.codec import Codec
 from codex_ray.privacy.passengers import Told
-from codex_ray.privacy.quantisation import no_summands
+from codex_ray.privacy.quantisation import added, no_summands
 from codex_ray.privacy.rotation import Rotation
 from codex_ray.privacy.rounding import StreamOf
 from codex_ray.randomness import Stream
@@ -146,6 +146,10 @@ class PrivacyMechanism(Protocol):
         """
         ...
 
+    def encode_sum(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
+        """The sum [codec.length] of what `encode_all` gives modulo 2^bits, to the bit."""
+        ...
+
     def sent_norm(self, summand: Residues, codec: Codec, *, state: State = ()) -> float:
         """The norm of the update that one summand [codec.length] holds, for debugging."""
         ...
@@ -183,6 +187,19 @@ class PrivacyMechanism(Protocol):
         left out, `survivors` are the fewest that a sum may have.
         """
         ...
+
+
+Encode = TypeVar("Encode", bound=Callable[..., Residues])
+
+
+def adding(encode: Encode) -> Encode:
+    """Marks an `_encode` that gives what its codec gives, be that the summands or their sum.
+
+    One that does more to the words, such as to put each client's noise on them, must not be marked.
+    The mark is the function's own: what overrides it has none, unless it says so itself.
+    """
+    vars(encode)["adds"] = True
+    return encode
 
 
 class Mechanism(Component):
@@ -233,6 +250,31 @@ class Mechanism(Component):
             some = updates[first : first + rows]
             found[first : first + rows] = self._encode(some, codec, means.since(first))
         return found
+
+    def encode_sum(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
+        """The sum [codec.length] of those summands modulo 2^bits, to the bit.
+
+        Each pass is added on the device that the updates are on, unless the mechanism does more to
+        words than its codec does: then the summands are added here.
+
+        Raises:
+            ValueError: something that the mechanism or its codec needs is not given.
+        """
+        if not self._adds:
+            return added(self.encode_all(updates, codec, means), bits=codec.bits)
+        rows, codec = codec.rows(updates.device), replace(codec, adds=True)
+        starts = range(0, len(updates), rows)
+        found = no_summands(len(starts), codec.length, bits=codec.bits)
+        for at, first in enumerate(starts):
+            words = self._encode(updates[first : first + rows], codec, means.since(first))
+            found[at] = added(words, bits=codec.bits)
+        return added(found, bits=codec.bits)
+
+    @property
+    def _adds(self) -> bool:
+        """Whether a codec may add before words leave the device: nothing is done to them then."""
+        own = type(self)
+        return own.encode_all is Mechanism.encode_all and getattr(own._encode, "adds", False)
 
     @abstractmethod
     def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:

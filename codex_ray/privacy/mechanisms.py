@@ -17,6 +17,7 @@ from codex_ray.privacy.mechanism import (
     Mechanism,
     Release,
     State,
+    adding,
     signal_to_noise,
 )
 from codex_ray.privacy.noise_cohort import NoiseCohort
@@ -99,6 +100,7 @@ class NoMechanism(Mechanism):
             aboard.append(Passenger("train_loss_count", 1))
         return Codec(self.encoding, dimension, summands, self.bound, aboard=tuple(aboard))
 
+    @adding
     def _encode(self, updates: torch.Tensor, codec: Codec, means: Means) -> Residues:
         """The updates, cut to the bound, weighted and rounded, and what the clients tell."""
         if not self.asks:

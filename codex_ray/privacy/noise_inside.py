@@ -245,9 +245,7 @@ def rounded_sum(
             total = rounded if total is None else total.add_(rounded)
     if total is None:
         return no_words(codec.length, bits=codec.bits)
-    # Exact in float64; then to the integers of least magnitude that are the same modulo 2^bits.
-    half, whole = 2.0 ** (codec.bits - 1), 2.0**codec.bits
-    return codec.grid.residues((total + half).remainder_(whole).sub_(half))
+    return codec.grid.wrapped(total)  # which is exact
 
 
 def deviation_of(codec: Codec) -> float:

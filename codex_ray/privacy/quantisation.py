@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from codex_ray.types import WORD_BITS, Residues, word_type
+from codex_ray.types import reduce as reduce_words
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,20 @@ class FixedPoint:
         here: Residues = words.cpu().numpy().view(word_type(self.bits))
         return here
 
+    def total(self, integers: torch.Tensor) -> Residues:
+        """The sum [d] of integers [n, d] below 2^31, held as float64, modulo 2^bits.
+
+        They are added where they are, and one vector of words leaves that device. In float64 the
+        sum of up to 2^22 of them is exact, so it does not depend on the order either.
+        """
+        return self.wrapped(integers.sum(dim=0))
+
+    def wrapped(self, total: torch.Tensor) -> Residues:
+        """Integers [..., d] below 2^53, held as float64, as residues [..., d] modulo 2^bits."""
+        # First to the integers of least magnitude that are the same modulo 2^bits.
+        half, whole = 2.0 ** (self.bits - 1), 2.0**self.bits
+        return self.residues((total + half).remainder_(whole).sub_(half))
+
     def integers(self, residues: Residues) -> torch.Tensor:
         """Residues [d] as the integers of least magnitude [d], in float64."""
         if self.bits == 16:
@@ -87,3 +103,9 @@ def no_words(length: int, *, bits: int) -> Residues:
 def no_summands(count: int, length: int, *, bits: int) -> Residues:
     """Room for so many summands [count, length], each of zeros."""
     return np.zeros((count, length), dtype=word_type(bits))
+
+
+def added(summands: Residues | Sequence[Residues], *, bits: int) -> Residues:
+    """The sum [length] of the summands [n, length] modulo 2^bits."""
+    total: Residues = np.add.reduce(summands, axis=0, dtype=word_type(bits))
+    return reduce_words(total, bits)

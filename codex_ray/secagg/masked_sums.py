@@ -30,6 +30,7 @@ class MaskedSum(Component):
     """What secagg and secagg_plus share: everything but how dense the graph is."""
 
     folds: ClassVar[bool] = True
+    unmasked: ClassVar[bool] = False
     opening: ClassVar[Message | None] = None
     standing: ClassVar[Message | None] = None
 

@@ -31,6 +31,7 @@ class OneShot(Component):
     protection: ClassVar[str] = "secure aggregation (one-shot, ring-LWE)"
     identified: ClassVar[bool] = True
     folds: ClassVar[bool] = True
+    unmasked: ClassVar[bool] = False
     opening: ClassVar[Message | None] = None
     standing: ClassVar[Message | None] = None
     adversary: Adversary = Field(

@@ -58,6 +58,12 @@ class SumProtocol(Protocol):
         ...
 
     @property
+    def unmasked(self) -> bool:
+        """Whether clients send their summands as they are: a host that may add up what they send
+        may then add before they do. Not so where each of them has to be masked by itself."""
+        ...
+
+    @property
     def opening(self) -> Message | None:
         """The first trip's message, where it is the same whoever takes part: it may go out with
         the task, before anyone knows who does. None where it is not."""

@@ -29,6 +29,7 @@ class Clear(Component):
     protection: ClassVar[str] = "no cryptographic protection: the server sees every update"
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = False
+    unmasked: ClassVar[bool] = True
     opening: ClassVar[Message | None] = SummandRequest()
     standing: ClassVar[Message | None] = None
 
@@ -75,6 +76,7 @@ class Ideal(Component):
     protection: ClassVar[str] = "no cryptographic protection: the sum is taken on trust"
     identified: ClassVar[bool] = False
     folds: ClassVar[bool] = True
+    unmasked: ClassVar[bool] = True
     opening: ClassVar[Message | None] = SummandRequest()
     standing: ClassVar[Message | None] = SurvivorAck()
     assumed_corrupt: float = Field(

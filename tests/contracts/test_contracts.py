@@ -25,6 +25,7 @@ from codex_ray.learning.trainers import Sgd
 from codex_ray.privacy.adaptive_clipping import AdaptiveGaussian
 from codex_ray.privacy.encoding import Encoding
 from codex_ray.privacy.events import event_from_json, event_to_json, relations
+from codex_ray.privacy.mechanism import Means
 from codex_ray.privacy.mechanisms import CentralGaussian, Metrics, NoMechanism, Weights
 from codex_ray.privacy.passengers import Range, Told
 from codex_ray.privacy.quantisation import no_words
@@ -133,6 +134,21 @@ class TestMechanism:
         for order in itertools.islice(itertools.permutations(range(8)), 0, 40320, 4001):
             halves = [self.added([encoded[i] for i in order[a : a + 4]], codec) for a in (0, 4)]
             assert np.array_equal(self.added(halves, codec), total)
+
+    def test_a_chunk_and_its_sum_are_those_of_its_clients(self, mechanism) -> None:
+        codec = mechanism.codec(dimension=6, summands=8)
+        alone = self.summands(mechanism, codec, 8)
+        updates = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+        means = Means(
+            rotation=codec.rotation(RANDOM.public.stream("rotation", 0)),
+            draws=lambda client: RANDOM.secret.stream("rounding", 0, client),
+            noise=lambda client: RANDOM.secret.stream("noise share", 0, client),
+            told=[Told(records=20 * n, train_loss=0.1 * n) for n in range(8)],
+            state=mechanism.init(),
+        )
+        assert np.array_equal(mechanism.encode_all(updates, codec, means), np.stack(alone))
+        total = mechanism.encode_sum(updates, codec, means)
+        assert np.array_equal(total, self.added(alone, codec))
 
     def added(self, summands: list[Residues], codec) -> Residues:
         total = no_words(codec.length, bits=codec.bits)
