@@ -15,7 +15,6 @@ from codex_ray.learning.contest import (
     MODELS,
     PLAIN,
     PRIVATE,
-    RECORDS,
     Spent,
     gpu_here,
     milliseconds,
@@ -23,7 +22,6 @@ from codex_ray.learning.contest import (
     training,
 )
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.epochs import steps_to_join
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.trainers import Sgd
 from codex_ray.learning.vectorised import VectorisedTraining
@@ -93,7 +91,7 @@ def compiled_epoch(scale: float) -> Iterator[Row]:
     cohort, turns = fewer(64, scale, least=8), fewer(TURNS, scale, least=1)
     made = training("cnn", PLAIN, clients=cohort)
     plan = Autotune(made, UPDATES if scale >= 1 else 8).plan()
-    epoch = Plan(kernel="compiled", steps=steps_to_join(PLAIN.batches, RECORDS))
+    epoch = Plan(kernel="compiled")
     params, both = made.model.get(), [VectorisedTraining(made, one) for one in (epoch, plan)]
     first, _ = [timed(partial(one.train, params, range(1), 0), clients=1) for one in both]
     found = [

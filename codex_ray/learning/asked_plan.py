@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from codex_ray.errors import ConfigError
-from codex_ray.learning.autotune import DEVICE_UNTRIED, UNTRIED, Autotune, epoch_of
+from codex_ray.learning.autotune import DEVICE_UNTRIED, UNTRIED, Autotune
 from codex_ray.learning.compiled import say_uncompiled
 from codex_ray.learning.kernels import compiler_obstacle
 from codex_ray.learning.plans import REFERENCE, KernelName, Plan, Precision
@@ -24,19 +24,14 @@ class AskedPlan(Component):
     kernel: Literal["auto"] | KernelName = Field(
         default="auto",
         description="reference: one client at a time; vectorised: many in one program; compiled: "
-        "the same through torch.compile; auto: the fastest of them for this run.",
+        "local epochs through torch.compile; auto: the fastest of them for this run.",
     )
     clients: int | None = Field(
-        default=None, description="Clients trained at a time; null: as many as is fastest."
+        default=None, ge=1, description="Clients trained at a time; null: as many as is fastest."
     )
     precision: Precision = Field(
         default="float32",
         description="In what type matrices are multiplied; parameters and sums are float32.",
-    )
-    steps: int | None = Field(
-        default=None,
-        description="Local steps that are compiled as one program; null: a whole local epoch, or "
-        "a part of one that is long.",
     )
     device: str = Field(
         default="auto", description="cpu, cuda or cuda:1; auto: a GPU, where hosts have one."
@@ -51,12 +46,11 @@ class AskedPlan(Component):
     @model_validator(mode="after")
     def _consistent(self) -> AskedPlan:
         if self.kernel == "auto":
-            for name, value in (("clients", self.clients), ("steps", self.steps)):
-                if value is not None:
-                    raise ValueError(
-                        f"plan.{name} is {value}, but plan.kernel is auto, which chooses both: "
-                        f"set plan.kernel too, or leave plan.{name} out"
-                    )
+            if self.clients is not None:
+                raise ValueError(
+                    f"plan.clients is {self.clients}, but plan.kernel is auto, which chooses both: "
+                    "set plan.kernel too, or leave plan.clients out"
+                )
             self._as("vectorised", 1, self._device("cpu"))
         else:
             self._as(self.kernel, self.clients or 1, self._device("cpu"))
@@ -66,13 +60,7 @@ class AskedPlan(Component):
         return otherwise if self.device == "auto" else self.device
 
     def _as(self, kernel: KernelName, clients: int, device: str) -> Plan:
-        return Plan(
-            kernel=kernel,
-            clients=clients,
-            precision=self.precision,
-            steps=self.steps or 1,
-            device=device,
-        )
+        return Plan(kernel=kernel, clients=clients, precision=self.precision, device=device)
 
     @property
     def plan(self) -> Plan:
@@ -109,8 +97,6 @@ class AskedPlan(Component):
             # Two lanes at least on a CPU: a lone one has other bits than one among others.
             least, most = (1, DEVICE_UNTRIED) if on_gpu else (2, UNTRIED)
             found = self._as(self.kernel, self.clients or max(least, min(most, updates)), device)
-            if self.kernel == "compiled" and self.steps is None:
-                found = found.model_copy(update={"steps": epoch_of(training)})
         return AskedPlan(**_possible(found, training).model_dump())
 
 
@@ -122,7 +108,7 @@ def _possible(plan: Plan, training: LocalTraining) -> Plan:
     if reason is None:
         return plan
     say_uncompiled(reason)
-    return plan.model_copy(update={"kernel": "vectorised", "steps": 1})
+    return plan.model_copy(update={"kernel": "vectorised"})
 
 
 def plan_of(value: Any) -> Any:

@@ -28,7 +28,6 @@ from codex_ray.errors import ClusterError
 from codex_ray.learning.batches import ShuffledBatches
 from codex_ray.learning.compiled import reason_of, say_uncompiled
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.epochs import steps_to_join
 from codex_ray.learning.findings import (
     Finding,
     cache_folder,
@@ -41,7 +40,7 @@ from codex_ray.learning.kernels import lane_kernel, trainer_obstacle
 from codex_ray.learning.plans import REFERENCE, Plan, Precision
 from codex_ray.learning.race import SURE, Clock, clients, raced, timed
 from codex_ray.learning.stacks import Stack
-from codex_ray.learning.trainers import LocalTraining, Sgd, StepTrainer
+from codex_ray.learning.trainers import LocalTraining, StepTrainer
 from codex_ray.learning.vectorised import VectorisedTraining
 from codex_ray.randomness import SeedTree
 
@@ -247,8 +246,7 @@ class Autotune:
 
     def _compiled_plan(self) -> Plan:
         clients = DEVICE_LANES[1] if self._on_device() else 1
-        changes = {"kernel": "compiled", "steps": epoch_of(self.training)}
-        return self._vectorised(clients).model_copy(update=changes)
+        return self._vectorised(clients).model_copy(update={"kernel": "compiled"})
 
     def _compiled(self) -> list[Finding]:
         """What the compiled plan takes, and how long compiling takes before it.
@@ -306,14 +304,3 @@ class Autotune:
         }
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         return (self.folder or cache_folder()) / f"plan-{key[:32]}.json"
-
-
-def epoch_of(training: LocalTraining) -> int:
-    """How many steps to compile as one program: by the first client's records, as all of the plan.
-
-    Whoever has more takes the program several times, and whatever steps are left one by one.
-    """
-    trainer = training.trainer
-    if not isinstance(trainer, Sgd | DpSgd):
-        return 1
-    return steps_to_join(trainer.batches, len(training.dataset.client(0)))

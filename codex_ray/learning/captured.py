@@ -8,7 +8,7 @@ with: a batch is copied there, and the weights, which a chunk keeps anyway, are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -74,6 +74,11 @@ class CapturedSteps:
         self._recorded: dict[tuple[object, ...], tuple[LaneBatch, Callable[[], None], Any]] = {}
         self._refused = False
 
+    @property
+    def memory(self) -> Sequence[torch.Tensor]:
+        """That of the steps themselves."""
+        return self._steps.memory
+
     def load(self, params: torch.Tensor) -> None:
         """Every lane starts from `params` [d], which they share until the first step is done."""
         self._steps.load(params)
@@ -114,13 +119,17 @@ class CapturedSteps:
             return work(batch)
         key = (tuple(batch.features.shape), *settings)
         if key not in self._recorded:
-            held = _nothing_like(batch)
+            held = _copy_of(batch)
+            before = [memory.clone() for memory in self._steps.memory]
             try:
                 self._recorded[key] = (held, *self._recorder.record(lambda: work(held)))
             except RuntimeError as error:
                 self._refused = True
                 reason = (str(error).strip().splitlines() or [""])[0]
                 LOG.warning("steps are not recorded as a CUDA graph, which is slower: %s", reason)
+            for memory, was in zip(self._steps.memory, before, strict=True):
+                memory.copy_(was)  # recording takes the step a few times
+            if self._refused:
                 return work(batch)
         held, replay, result = self._recorded[key]
         held.features.copy_(batch.features)
@@ -130,10 +139,10 @@ class CapturedSteps:
         return result
 
 
-def _nothing_like(batch: LaneBatch) -> LaneBatch:
-    """Room for such a batch, with no record in it: a step by it leaves all weights as they are."""
+def _copy_of(batch: LaneBatch) -> LaneBatch:
+    """The batch in memory of its own, into which the next ones are copied."""
     return LaneBatch(
-        torch.zeros_like(batch.features, memory_format=torch.contiguous_format),
-        torch.zeros_like(batch.labels, memory_format=torch.contiguous_format),
-        torch.zeros_like(batch.weights, memory_format=torch.contiguous_format),
+        batch.features.clone(memory_format=torch.contiguous_format),
+        batch.labels.clone(memory_format=torch.contiguous_format),
+        batch.weights.clone(memory_format=torch.contiguous_format),
     )

@@ -58,6 +58,11 @@ class DpSgd(Component):
             self.batches.event(self.noise_multiplier)
         return self
 
+    @property
+    def rate(self) -> float:
+        """What a noised sum is multiplied by to be a step down."""
+        return self.learning_rate / self.batch_size
+
     def event(self) -> DpEvent:
         """The event of the batches that are really drawn, at this noise."""
         return self.batches.event(self.noise_multiplier)
@@ -104,7 +109,7 @@ class DpSgd(Component):
                 total = torch.zeros_like(params)
             drawn = np.concatenate([noise.normal(size) for size in sizes])
             total = total + torch.from_numpy(drawn * scale).to(total.dtype)
-            current.add_(total, alpha=-self.learning_rate / self.batch_size)
+            current.add_(total, alpha=-self.rate)
         return current - params, done
 
     def _sums(self, model: Model) -> Sums:

@@ -1,9 +1,9 @@
-"""A client's whole local epoch as one compiled program, for any module that torch.func can map.
+"""A client's whole local epoch compiled, for any module that torch.func can map.
 
 Compiling the gradient of a batch leaves the step, the clipping and the noise to be called one by
-one. Here so many steps in a row are unrolled into one function, gradient, clipping, noise and
-update together, and that is compiled. Batches that are not full, and steps that are too few for
-one more program, are taken by themselves.
+one. Here several steps in a row are unrolled into one function, gradient, clipping, noise and
+update together, and that is compiled. How many is a power of two, so that epochs of any length are
+made of a few programs. Batches that are short and may not be padded are taken as they are.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Final
 import torch
 
 from codex_ray.errors import ClusterError
-from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.clipped_sums import OFFSET
 from codex_ray.learning.compiled import Function, reason_of
+from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.mapped import Mapped, MappedSteps, OverLanes, nothing
 from codex_ray.learning.models import Model
 from codex_ray.learning.spans import LaneBatch
+from codex_ray.learning.trainers import Sgd
 
 LONGEST: Final = 8
 """Steps of one program at most: each adds seconds of compiling, and the longer gain no more."""
@@ -29,46 +30,45 @@ LONGEST: Final = 8
 
 @dataclass(frozen=True)
 class Epochs(Mapped):
-    """The kernel of any module whose local epochs are compiled.
-
-    Attributes:
-        steps_joined: how many steps are one program.
-    """
-
-    steps_joined: int = 1
+    """The kernel of any module whose local epochs are compiled."""
 
     @property
     def joined(self) -> int:
-        """How many steps are one program."""
-        return self.steps_joined
+        """How many steps in a row are one program at most."""
+        return LONGEST
 
     def steps(self, chunk: Chunk) -> EpochSteps:
         """Room for a chunk of clients."""
         return EpochSteps(self.model, chunk, clipped=self.clipped)
 
-    def compiler_obstacle(self, example: Sequence[int], chunk: Chunk) -> str | None:
-        """Why a program cannot be compiled here; None if it can. It compiles the whole of one."""
+    def compiler_obstacle(
+        self, trainer: Sgd | DpSgd, example: Sequence[int], chunk: Chunk
+    ) -> str | None:
+        """Why the trainer's programs cannot be compiled here; None if the shortest of them can.
+
+        It has the trainer's own figures, so what is compiled is found again when it is wanted.
+        """
         steps = self.steps(chunk)
         steps.load(self.model.get().to(chunk.device))
-        batch = nothing((chunk.lanes, self.joined, chunk.rows), example, chunk.device)
+        batch = nothing((chunk.lanes, 1, chunk.rows), example, chunk.device)
         try:
-            if self.clipped:
-                noise = torch.zeros((chunk.lanes, self.joined, self.model.dimension))
+            if isinstance(trainer, DpSgd):
+                noise = torch.zeros((chunk.lanes, 1, self.model.dimension), device=chunk.device)
                 steps.descend_clipped_through(
-                    batch, noise.to(chunk.device), rate=1.0, clip_norm=1.0, first=True
+                    batch, noise, rate=trainer.rate, clip_norm=trainer.clip_norm, first=True
                 )
             else:
-                steps.descend_through(batch, rate=1.0, first=True)
+                steps.descend_through(batch, rate=trainer.learning_rate, first=True)
         except ClusterError as error:
             return reason_of(error)
         return None
 
 
 class EpochSteps(MappedSteps):
-    """The weights of a chunk of clients [lanes, d], and programs of one step or many."""
+    """The weights of a chunk of clients [lanes, d], and programs of one step or several."""
 
     def __init__(self, model: Model, chunk: Chunk, *, clipped: bool) -> None:
-        super().__init__(model, chunk, clipped=clipped, compiled=True)
+        super().__init__(model, chunk, clipped=clipped)
         self._programs: dict[tuple[int, float, float | None], OverLanes] = {}
 
     def descend_through(self, batch: LaneBatch, *, rate: float, first: bool) -> None:
@@ -165,16 +165,3 @@ def _clipped_epoch(gradients: Function, rate: float, clip_norm: float) -> Functi
         return params, clipped, gone
 
     return epoch
-
-
-def steps_to_join(rule: ShuffledBatches | PoissonBatches, records: int) -> int:
-    """How many steps to make one program of, for clients of so many records.
-
-    Where there are more than are worth one program, so many that the fewest programs do it.
-    """
-    if isinstance(rule, PoissonBatches):
-        steps = rule.steps
-    else:
-        steps, short = divmod(records, rule.batch_size)
-        steps *= 1 if short else rule.epochs
-    return min(range(1, LONGEST + 1), key=lambda few: (sum(divmod(steps, few)), few))

@@ -21,7 +21,8 @@ from codex_ray.types import ClientId
 ROWS: Final = 4
 """Poisson batches are padded to a multiple of so many rows, where all lanes have as many."""
 COMPILED_ROWS: Final = 8
-"""And to a multiple of so many where each number of rows is compiled by itself."""
+"""And to twice so many, or twice that, and so on, where each number of rows is compiled by itself.
+"""
 FEW: Final = 2
 """And to a multiple of so many where each lane has its own: the products of a single row go another
 way through torch, which rounds otherwise."""
@@ -54,7 +55,7 @@ class Job:
 
 
 def rows_for(
-    rule: ShuffledBatches | PoissonBatches, batches: Sequence[Batch], *, multiple: int = ROWS
+    rule: ShuffledBatches | PoissonBatches, batches: Sequence[Batch], *, compiled: bool = False
 ) -> int:
     """How many rows the batches of one client are padded to.
 
@@ -63,7 +64,7 @@ def rows_for(
     if isinstance(rule, ShuffledBatches):
         return rule.batch_size
     longest = max(map(len, batches), default=0)
-    return max(1, -(-longest // multiple)) * multiple
+    return _compiled_rows(longest) if compiled else max(1, -(-longest // ROWS)) * ROWS
 
 
 def compiled_rows(rule: ShuffledBatches | PoissonBatches, records: int) -> int:
@@ -72,7 +73,14 @@ def compiled_rows(rule: ShuffledBatches | PoissonBatches, records: int) -> int:
         return rule.batch_size
     mean = rule.sampling_rate * records
     likely = min(records, math.ceil(mean + 2 * math.sqrt(mean * (1 - rule.sampling_rate))))
-    return max(1, -(-likely // COMPILED_ROWS)) * COMPILED_ROWS
+    return _compiled_rows(likely)
+
+
+def _compiled_rows(longest: int) -> int:
+    rows = COMPILED_ROWS
+    while rows < longest:
+        rows *= 2
+    return rows
 
 
 @dataclass(frozen=True)

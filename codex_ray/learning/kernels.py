@@ -26,6 +26,11 @@ class LaneSteps(Protocol):
     The first step makes them, from what all lanes start from; `first` says which one it is.
     """
 
+    @property
+    def memory(self) -> Sequence[torch.Tensor]:
+        """The weights of all lanes, where steps change them, in whatever parts they are kept."""
+        ...
+
     def load(self, params: torch.Tensor) -> None:
         """Every lane starts from `params` [d], which they share until the first step is done."""
         ...
@@ -63,7 +68,7 @@ class LaneKernel(Protocol):
 
     @property
     def joined(self) -> int:
-        """How many steps in a row are one program, where lanes take so many whole ones."""
+        """How many steps in a row are one program at most; others are of half as many, or less."""
         ...
 
     @property
@@ -107,7 +112,7 @@ def lane_kernel(
     if not clipped and not isinstance(trainer.batches, ShuffledBatches):
         return "batches of changing size cannot be padded for a module that may mix their records"
     compiled = plan.kernel == "compiled"
-    found = Epochs(model, clipped, plan.steps) if compiled else Mapped(model, clipped)
+    found = Epochs(model, clipped) if compiled else Mapped(model, clipped)
     chunk = Chunk(found.lanes(plan), 1, torch.device(plan.device), plan.product)
     return found.refusal(example, chunk) or found
 
@@ -115,14 +120,14 @@ def lane_kernel(
 def compiler_obstacle(training: LocalTraining, plan: Plan) -> str | None:
     """Why the programs of a compiled plan cannot be compiled on this machine; None if they can.
 
-    It compiles one, for batches as long as those that are to come.
+    It compiles the shortest, for batches as long as those that are to come.
     """
     records, trainer = training.dataset.client(0), training.trainer
     example = records.features.shape[1:]
     kernel = lane_kernel(training.model, trainer, plan, example=example)
     if not isinstance(kernel, Epochs):
         return None  # The reference trains instead, and compiles nothing.
-    assert isinstance(trainer, Sgd | DpSgd)
+    assert isinstance(trainer, Sgd | DpSgd)  # There is a kernel for no other.
     rows = compiled_rows(trainer.batches, len(records))
     chunk = Chunk(kernel.lanes(plan), rows, torch.device(plan.device), plan.product)
-    return kernel.compiler_obstacle(example, chunk)
+    return kernel.compiler_obstacle(trainer, example, chunk)

@@ -20,6 +20,8 @@ from torch.nn import functional
 from codex_ray.learning.spans import ALIGNED, Spans
 
 ATEN: Final = torch.ops.aten
+LIBRARY: Final = 16**3
+"""Multiplications of a product in bfloat16 up to which torch does it by itself."""
 VECTOR: Final = 64
 """A multiple of every vector width: the last few elements of a tensor are computed by other code,
 whose functions differ in the last bit."""
@@ -78,7 +80,7 @@ def product(
     """
     if spans is not None:
         return spans.product(left, right, bias, each=each)
-    left, right = aligned(left), aligned(right)
+    left, right = map(aligned, _wide_if_small(left, right, right.shape[2]))
     shape = (left.shape[0], left.shape[1], right.shape[2])
     if left.dtype != torch.float32:
         out = torch.bmm(left, right).float()
@@ -106,11 +108,26 @@ def add_product(
     if spans is not None:
         spans.add_product(to, left, right, rate=rate, out=out, each=each)
         return
-    left, right = aligned(left).mT, aligned(right)
+    left, right = map(aligned, _wide_if_small(left, right, right.shape[2]))
+    left = left.mT
     if left.dtype == torch.float32:
         torch.baddbmm(to, left, right, alpha=rate, out=out)
     else:
         torch.add(to, torch.bmm(left, right), alpha=rate, out=out)
+
+
+def _wide_if_small(
+    left: torch.Tensor, right: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The factors, in float32 where a CPU would choose by all lanes together how to multiply them.
+
+    Torch has a library multiply in bfloat16 where that is large enough, of all entries together,
+    and rounds otherwise where it does not.
+    """
+    small = left.shape[1] * left.shape[2] * width <= LIBRARY
+    if left.dtype == torch.float32 or not left.is_cpu or not small:
+        return left, right
+    return left.float(), right.float()
 
 
 def squared(value: torch.Tensor) -> torch.Tensor:
@@ -122,11 +139,15 @@ def squared(value: torch.Tensor) -> torch.Tensor:
 def by_element(
     function: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor
 ) -> torch.Tensor:
-    """The function of every element, by the same code for the last as for the first."""
-    spare = -value.numel() % VECTOR
-    if not spare:
-        return function(value)
-    return function(functional.pad(value.flatten(), (0, spare)))[:-spare].view(value.shape)
+    """The function of every element, by the same code for the last as for the first.
+
+    Nor may it matter whether lanes and rows lie apart, which torch has other code for.
+    """
+    flat = value.contiguous().view(-1)
+    spare = -flat.numel() % VECTOR
+    if spare:
+        flat = functional.pad(flat, (0, spare))
+    return function(flat)[: value.numel()].view(value.shape)
 
 
 @dataclass(frozen=True)

@@ -38,21 +38,26 @@ class Cut(NamedTuple):
 def cuts_of(jobs: Sequence[Job], kernel: LaneKernel) -> list[Cut]:
     """How the steps of a chunk, whose jobs come longest first, are cut.
 
-    As many whole programs as fit between any two steps at which a job ends, or at which batches
-    are short and may not be padded; every other step by itself.
+    Between any two steps at which a job ends, or at which a batch is short and may not be padded,
+    into powers of two, the largest first, none longer than the kernel joins.
     """
     stops = {0} | {len(job.batches) for job in jobs}
-    if kernel.exact:
-        for step, length in enumerate(jobs[0].lengths):
-            if length < jobs[0].rows:
-                stops |= {step, step + 1}
+    for step in range(len(jobs[0].batches)):
+        if _is_short(jobs, step, kernel):
+            stops |= {step, step + 1}
     cuts = []
-    for first, last in pairwise(sorted(stops)):
-        programs, alone = divmod(last - first, kernel.joined)
-        ends = [first + kernel.joined * (number + 1) for number in range(programs)]
-        ends += range(last - alone + 1, last + 1)
-        cuts += [Cut(*two) for two in pairwise([first, *ends])]
+    for at, last in pairwise(sorted(stops)):
+        left = last - at
+        while left:
+            steps = min(kernel.joined, 1 << left.bit_length() - 1)
+            cuts.append(Cut(last - left, last - left + steps))
+            left -= steps
     return cuts
+
+
+def _is_short(jobs: Sequence[Job], step: int, kernel: LaneKernel) -> bool:
+    """Whether a step's batches are short and may not be padded; all lanes' are as long."""
+    return kernel.exact and jobs[0].lengths[step] < jobs[0].rows
 
 
 def plain_steps(
@@ -62,9 +67,8 @@ def plain_steps(
     data, rate = data.averaged(), trainer.learning_rate
     for cut in cuts_of(jobs, kernel):
         first = cut.first == 0
-        if cut.length > 1:
-            program, batches = _program(room, data, cut)
-            program.descend_through(batches, rate=rate, first=first)
+        if isinstance(room, EpochSteps) and not _is_short(jobs, cut.first, kernel):
+            room.descend_through(_through(data, cut), rate=rate, first=first)
         else:
             rows = jobs[0].lengths[cut.first] if kernel.exact else None
             room.descend(data.step(cut.first, rows), rate=rate, first=first)
@@ -97,18 +101,14 @@ class PrivateSteps:
         counts: dict[ClientId, Clipping],
     ) -> Iterator[int]:
         """Takes steps cut by cut, and yields where each ends; at last `counts` has what it did."""
-        rate, clip_norm = (
-            self.trainer.learning_rate / self.trainer.batch_size,
-            self.trainer.clip_norm,
-        )
+        rate, clip_norm = self.trainer.rate, self.trainer.clip_norm
         clipped = torch.zeros(lanes, dtype=torch.int64, device=data.there.device)
         lost, noise = clipped.clone(), self._drawn(jobs, kernel, lanes, clipped.device)
         for cut in cuts_of(jobs, kernel):
             first, by = cut.first == 0, noise(cut)
-            if cut.length > 1:
-                program, batches = _program(room, data, cut)
-                found = program.descend_clipped_through(
-                    batches, by, rate=rate, clip_norm=clip_norm, first=first
+            if isinstance(room, EpochSteps):
+                found = room.descend_clipped_through(
+                    _through(data, cut), by, rate=rate, clip_norm=clip_norm, first=first
                 )
             else:
                 found = room.descend_clipped(
@@ -153,10 +153,10 @@ class PrivateSteps:
         return self._noise[lanes, steps]
 
 
-def _program(room: LaneSteps, data: Padded | Uneven, cut: Cut) -> tuple[EpochSteps, LaneBatch]:
-    """What takes several steps at once, and their batches."""
-    assert isinstance(room, EpochSteps) and isinstance(data, Padded)  # Nothing else joins steps.
-    return room, data.through(cut.first, cut.length)
+def _through(data: Padded | Uneven, cut: Cut) -> LaneBatch:
+    """The batches of several steps."""
+    assert isinstance(data, Padded)  # Lanes lie end to end only where each step is by itself.
+    return data.through(cut.first, cut.length)
 
 
 def _steps_of_noise(steps: int, dimension: int) -> int:

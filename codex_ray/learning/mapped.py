@@ -106,23 +106,24 @@ def nothing(shape: tuple[int, ...], example: Sequence[int], device: torch.device
 class MappedSteps:
     """The weights of a chunk of clients [lanes, d], and steps that change them in place."""
 
-    def __init__(
-        self, model: Model, chunk: Chunk, *, clipped: bool, compiled: bool = False
-    ) -> None:
+    def __init__(self, model: Model, chunk: Chunk, *, clipped: bool) -> None:
         module = model.module
         if chunk.device.type != "cpu":
             module = deepcopy(module).to(chunk.device)  # with what is not trained: buffers
-        module.train()
-        self._chunk = chunk
+        self._module, self._chunk = module, chunk
         self._start = torch.zeros(model.dimension, device=chunk.device)
         self._own = chunk.room(model.dimension)
-        gradient = row_gradients(module) if clipped else batch_gradient(module)
-        self._plain = OverLanes(gradient, chunk)
-        self._full = OverLanes(gradient, chunk, compiled=True) if compiled else self._plain
-        self._gradient = gradient
+        self._gradient = row_gradients(module) if clipped else batch_gradient(module)
+        self._gradients = OverLanes(self._gradient, chunk)
+
+    @property
+    def memory(self) -> list[torch.Tensor]:
+        """The weights."""
+        return [self._own]
 
     def load(self, params: torch.Tensor) -> None:
         """Every lane starts from `params` [d], which are copied once for all of them."""
+        self._module.train()  # on a CPU it is the model's own, which is also evaluated
         self._start.copy_(params)
 
     def store(self, out: torch.Tensor, params: torch.Tensor, lanes: slice) -> None:
@@ -160,10 +161,9 @@ class MappedSteps:
         return self._start if first else self._own
 
     def _found(self, batch: LaneBatch, first: bool) -> torch.Tensor:
-        """The gradients; short batches come in every length, and are not worth compiling."""
-        gradient = self._full if batch.labels.shape[1] == self._chunk.rows else self._plain
+        """The gradients."""
         with self._products():
-            (found,) = gradient(
+            (found,) = self._gradients(
                 self._before(first), batch.features, batch.labels, batch.weights, shared=first
             )
         return found.float()

@@ -6,8 +6,7 @@ so every host, and a run that is resumed, goes by the plan that the run began wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -28,7 +27,7 @@ class Plan(Component):
     kernel: KernelName = Field(
         default="reference",
         description="reference: one client at a time, by torch's own layers; vectorised: many in "
-        "one program; compiled: a whole local epoch through torch.compile.",
+        "one program; compiled: local epochs through torch.compile.",
     )
     clients: int = Field(
         default=1, ge=1, le=4096, description="Clients trained at a time, a short chunk padded."
@@ -36,12 +35,6 @@ class Plan(Component):
     precision: Precision = Field(
         default="float32",
         description="In what type matrices are multiplied; parameters and sums are float32.",
-    )
-    steps: int = Field(
-        default=1,
-        ge=1,
-        le=64,
-        description="Local steps that are compiled as one program; where fewer are left, one.",
     )
     device: str = Field(default="cpu", description="Where clients are trained: cpu, cuda, cuda:1.")
 
@@ -52,21 +45,11 @@ class Plan(Component):
                 "the reference trains one client at a time in float32: set plan.kernel to "
                 "vectorised, or leave plan.clients and plan.precision out"
             )
-        if self.steps > 1 and self.kernel != "compiled":
-            raise ValueError(
-                f"plan.steps is {self.steps}, but plan.kernel {self.kernel} compiles none: set "
-                "plan.kernel to compiled, or leave plan.steps out"
-            )
         try:
             torch.device(self.device)
         except RuntimeError as error:
             raise ValueError(f"plan.device {self.device!r} is no device of torch") from error
         return self
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """The fields; steps that are not joined are not named, as before there were such."""
-        named = super().__repr_args__()
-        return [(name, value) for name, value in named if (name, value) != ("steps", 1)]
 
     @property
     def on_gpu(self) -> bool:

@@ -96,6 +96,13 @@ class StackSteps:
         shaping = [la for la in stack.layers if isinstance(la, nn.Linear | nn.Flatten | WINDOWED)]
         self._images = isinstance(shaping[0], WINDOWED)
 
+    @property
+    def memory(self) -> list[torch.Tensor]:
+        """The weights and biases of every layer."""
+        own = [layer.weights.own for layer in self._weighted]
+        parts = [part for one in own for part in (one.values, one.bias)]
+        return [part for part in parts if part is not None]
+
     def load(self, params: torch.Tensor) -> None:
         """Every lane starts from `params` [d], which are copied once for all of them."""
         for layer, part in zip(self._weighted, torch.split(params, self._sizes), strict=True):

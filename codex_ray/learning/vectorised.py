@@ -20,7 +20,7 @@ from codex_ray.learning.batches import PoissonBatches
 from codex_ray.learning.captured import CapturedSteps, CudaGraphs
 from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.jobs import COMPILED_ROWS, ROWS, Job, Padded, Uneven, rows_for
+from codex_ray.learning.jobs import Job, Padded, Uneven, rows_for
 from codex_ray.learning.kernels import LaneKernel, LaneSteps, lane_kernel
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.local_steps import PrivateSteps, plain_steps
@@ -127,8 +127,8 @@ class VectorisedTraining:
         streams = reference.streams.child("train", round, client)
         rule = reference.trainer.batches
         batches = rule.draw(len(records), streams.stream("batches"))
-        multiple = COMPILED_ROWS if self.plan.kernel == "compiled" else ROWS
-        rows = 0 if self._is_uneven(kernel) else rows_for(rule, batches, multiple=multiple)
+        compiled = self.plan.kernel == "compiled"
+        rows = 0 if self._is_uneven(kernel) else rows_for(rule, batches, compiled=compiled)
         return Job(place, client, records, batches, rows, streams)
 
     def _room(self, kernel: LaneKernel, rows: int, lanes: int) -> LaneSteps:

@@ -21,7 +21,7 @@ from codex_ray.learning.race import BUDGET, SURE
 
 EIGHT = Plan(kernel="vectorised", clients=8)
 SIXTEEN = Plan(kernel="vectorised", clients=16)
-COMPILED = Plan(kernel="compiled", clients=1, steps=2)  # the first client has two full batches
+COMPILED = Plan(kernel="compiled", clients=1)
 LONG = 100_000
 
 

@@ -22,15 +22,17 @@ from lane_cases import (
     reference,
 )
 
-from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
-from codex_ray.learning.epochs import LONGEST, Epochs, EpochSteps, steps_to_join
-from codex_ray.learning.jobs import Job
-from codex_ray.learning.kernels import lane_kernel
+from codex_ray.learning.batches import PoissonBatches
+from codex_ray.learning.epochs import LONGEST, Epochs, EpochSteps
+from codex_ray.learning.jobs import Job, compiled_rows, rows_for
+from codex_ray.learning.kernels import compiler_obstacle, lane_kernel
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.local_steps import Cut, cuts_of
 from codex_ray.learning.mapped import Mapped, MappedSteps
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.spans import LaneBatch
+from codex_ray.learning.stacks import StackSteps
+from codex_ray.learning.vectorised import VectorisedTraining
 
 EVERYBODY = range(len(SIZES))
 TRAINERS = {"plain": PLAIN, "epochs": EPOCHS, "private": PRIVATE}
@@ -38,10 +40,9 @@ TRAINERS = {"plain": PLAIN, "epochs": EPOCHS, "private": PRIVATE}
 
 @pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize("make", [logistic, cnn, Residual])
-@pytest.mark.parametrize("steps", [2, 3])
-def test_updates_and_counts_are_the_references(make, name, steps, uncompiled) -> None:
+def test_updates_and_counts_are_the_references(make, name, uncompiled) -> None:
     training = reference(make, TRAINERS[name])
-    compiled = planned(training, kernel="compiled", steps=steps)
+    compiled = planned(training, kernel="compiled")
     params = training.model.get()
     expected = training.train(params, EVERYBODY, 3)
     found = compiled.train(params, EVERYBODY, 3)
@@ -62,8 +63,8 @@ def test_programs_are_used_and_short_batches_are_not_in_them(uncompiled, monkeyp
 
     monkeypatch.setattr(EpochSteps, "descend_through", noted)
     training = reference(Residual, PLAIN, Held(sizes=(50, 43, 20, 9)))
-    planned(training, kernel="compiled", steps=2).train(training.model.get(), range(4), 0)
-    assert sorted(shapes) == [(1, 2, 10)] * (2 + 2 + 1)
+    planned(training, kernel="compiled").train(training.model.get(), range(4), 0)
+    assert sorted(shapes) == [(1, 1, 10)] + [(1, 2, 10)] + [(1, 4, 10)] * 2
 
 
 def job(lengths: tuple[int, ...], rows: int) -> Job:
@@ -72,41 +73,59 @@ def job(lengths: tuple[int, ...], rows: int) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "joined", "expected"),
+    ("lengths", "expected"),
     [
-        ([(4,) * 5], 5, [(0, 5)]),
-        ([(4,) * 5], 1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
-        ([(4,) * 7], 3, [(0, 3), (3, 6), (6, 7)]),
-        ([(4, 4, 1, 4, 4, 1)], 2, [(0, 2), (2, 3), (3, 5), (5, 6)]),
-        ([(4,) * 4, (4,) * 3], 2, [(0, 2), (2, 3), (3, 4)]),
+        ([(4,) * 5], [(0, 4), (4, 5)]),
+        ([(4,) * 23], [(0, 8), (8, 16), (16, 20), (20, 22), (22, 23)]),
+        ([(4, 4, 1, 4, 4, 1)], [(0, 2), (2, 3), (3, 5), (5, 6)]),
+        ([(4,) * 4, (4,) * 3], [(0, 2), (2, 3), (3, 4)]),
+        ([(3,)], [(0, 1)]),
     ],
 )
-def test_steps_are_cut_where_a_job_ends_or_a_batch_is_short(lengths, joined, expected) -> None:
-    kernel = Epochs(reference(Residual, PLAIN).model, False, joined)
-    found = cuts_of([job(own, 4) for own in lengths], kernel)
-    assert found == [Cut(*two) for two in expected]
+def test_steps_are_cut_where_a_job_ends_or_a_batch_is_short(lengths, expected) -> None:
+    model, jobs = reference(Residual, PLAIN).model, [job(own, 4) for own in lengths]
+    assert cuts_of(jobs, Epochs(model, False)) == [Cut(*two) for two in expected]
+    alone = [Cut(at, at + 1) for at in range(len(lengths[0]))]
+    assert cuts_of(jobs, Mapped(model, False)) == alone
 
 
 def test_padded_batches_are_no_reason_to_cut() -> None:
-    kernel = Epochs(reference(Residual, PRIVATE).model, True, 3)
-    assert cuts_of([job((1, 0, 4), 4)], kernel) == [Cut(0, 3)]
+    kernel = Epochs(reference(Residual, PRIVATE).model, True)
+    assert cuts_of([job((1, 0, 4, 2), 4)], kernel) == [Cut(0, 4)]
 
 
-@pytest.mark.parametrize(
-    ("rule", "records", "expected"),
-    [
-        (ShuffledBatches(batch_size=10), 50, 5),
-        (ShuffledBatches(batch_size=10), 57, 5),
-        (ShuffledBatches(batch_size=10), 7, 1),
-        (ShuffledBatches(batch_size=10, epochs=2), 30, 6),
-        (ShuffledBatches(batch_size=10, epochs=2), 35, 3),
-        (ShuffledBatches(batch_size=1), 20, 5),
-        (PoissonBatches(sampling_rate=0.1, steps=8), 3, 8),
-        (PoissonBatches(sampling_rate=0.1, steps=50), 3, 7),
-    ],
-)
-def test_as_many_steps_are_joined_as_need_the_fewest_programs(rule, records, expected) -> None:
-    assert steps_to_join(rule, records) == expected <= LONGEST
+def test_random_batches_of_many_sizes_are_compiled_for_few() -> None:
+    rule = PoissonBatches(sampling_rate=0.1, steps=5)
+    sizes = [24, 50, 90, 200, 700, 1500, 2856]
+    drawn = [rule.draw(n, TREE.stream("sizes", n)) for n in sizes]
+    rows = [rows_for(rule, batches, compiled=True) for batches in drawn]
+    assert set(rows) <= {8 << power for power in range(7)}
+    for batches, padded in zip(drawn, rows, strict=True):
+        longest = max(map(len, batches))
+        assert longest <= padded < max(9, 2 * longest)
+    likely = [compiled_rows(rule, n) for n in sizes]
+    assert np.mean(np.array(likely) == rows) > 0.5
+
+
+def test_what_is_tried_before_a_run_is_what_it_then_compiles(monkeypatch) -> None:
+    """Rates are part of a program, and so of the name by which it is found again."""
+    asked: list[tuple[float, ...]] = []
+    for name in ("descend_through", "descend_clipped_through"):
+        plain = getattr(EpochSteps, name)
+
+        def noted(self, *batch: object, plain=plain, **rest: object):
+            asked.append((rest["rate"], rest.get("clip_norm"), batch[0].labels.shape[2]))
+            return plain(self, *batch, **rest)
+
+        monkeypatch.setattr(EpochSteps, name, noted)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    for trainer in (PLAIN, PRIVATE):
+        training = reference(Residual, trainer, Held(sizes=(25, 25)))
+        plan = Plan(kernel="compiled")
+        asked.clear()
+        assert compiler_obstacle(training, plan) is None
+        VectorisedTraining(training, plan).train(training.model.get(), range(2), 0)
+        assert asked[0] in asked[1:]
 
 
 def chunk_of(lanes: int) -> Chunk:
@@ -166,7 +185,7 @@ def test_lanes_share_their_weights_until_the_first_step_is_done(
 ) -> None:
     """Loading copies nothing into them, and the first step has the bits of any other."""
     model = reference(make, PLAIN).model
-    plan = Plan(kernel=kernel, clients=3, precision=precision, steps=1)
+    plan = Plan(kernel=kernel, clients=3, precision=precision)
     found = lane_kernel(model, PLAIN, plan, example=(1, SIDE, SIDE))
     assert not isinstance(found, str)
     chunk = replace(chunk_of(3), product=plan.product)
@@ -183,10 +202,10 @@ def test_lanes_share_their_weights_until_the_first_step_is_done(
     copied.descend(batch, rate=0.3, first=False)
     for steps, out in zip((shared, copied), outs, strict=True):
         steps.store(out, model.get(), slice(0, 3))
-    if make is Residual:  # by torch.func: one product for lanes that share their weights
+    if isinstance(shared, StackSteps):
+        assert torch.equal(outs[0], outs[1])
+    else:  # by torch.func: one product for lanes that share their weights
         assert (outs[0] - outs[1]).abs().max() < (1e-6 if precision == "float32" else 1e-2)
-    else:
-        assert kernel == "compiled" or torch.equal(outs[0], outs[1])
     assert outs[0].abs().max() > 1e-3
 
 
@@ -211,8 +230,6 @@ def test_a_first_step_without_records_leaves_lanes_where_they_start() -> None:
 
 def test_a_stack_is_compiled_too_if_the_plan_says_so() -> None:
     training = reference(cnn, PLAIN)
-    found = lane_kernel(
-        training.model, PLAIN, Plan(kernel="compiled", steps=4), example=(1, SIDE, SIDE)
-    )
-    assert isinstance(found, Epochs) and found.joined == 4
+    found = lane_kernel(training.model, PLAIN, Plan(kernel="compiled"), example=(1, SIDE, SIDE))
+    assert isinstance(found, Epochs) and found.joined == LONGEST
     assert Mapped(training.model, clipped=False).joined == 1

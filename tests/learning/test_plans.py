@@ -26,7 +26,7 @@ EVERYBODY = range(len(SIZES))
     [
         Plan(),
         Plan(kernel="vectorised", clients=16),
-        Plan(kernel="compiled", clients=2, precision="bfloat16", steps=5, device="cuda:1"),
+        Plan(kernel="compiled", clients=2, precision="bfloat16", device="cuda:1"),
     ],
 )
 def test_a_plan_survives_json(plan) -> None:
@@ -41,7 +41,6 @@ def test_a_plan_survives_json(plan) -> None:
         ({"kernel": "vectorised", "clients": 0}, "clients"),
         ({"kernel": "vectorised", "device": "abacus"}, "abacus"),
         ({"kernel": "fastest"}, "kernel"),
-        ({"kernel": "vectorised", "steps": 2}, "plan.steps"),
     ],
 )
 def test_what_is_no_plan_is_refused(fields, said) -> None:
@@ -51,20 +50,6 @@ def test_what_is_no_plan_is_refused(fields, said) -> None:
 
 def test_the_default_is_the_reference() -> None:
     assert Plan() == REFERENCE and REFERENCE.product == torch.float32
-
-
-def test_a_checkpoint_from_before_steps_were_joined_names_the_same_plan() -> None:
-    """Runs are resumed under the plan that their checkpoint has in words."""
-    plan = Plan(kernel="vectorised", clients=16)
-    assert str(plan) == "kernel='vectorised' clients=16 precision='float32' device='cpu'"
-    assert "steps=5" in str(Plan(kernel="compiled", steps=5))
-
-
-def test_a_whole_epoch_is_compiled_unless_the_plan_says_otherwise(uncompiled) -> None:
-    training = reference(Residual, PLAIN, Held(sizes=(50, 20)))
-    for asked, expected in ((None, 5), (2, 2)):
-        plan = AskedPlan(kernel="compiled", steps=asked)
-        assert plan.settled(training, updates=9, gpus=0).plan.steps == expected
 
 
 @pytest.mark.slow
@@ -109,10 +94,10 @@ def test_only_full_batches_are_compiled_and_each_function_by_itself(monkeypatch)
     monkeypatch.setattr(torch, "compile", compile_)
     for number in range(1, 4):
         training = reference(Residual, PLAIN)
-        planned(training, kernel="compiled", steps=2).train(training.model.get(), EVERYBODY, 0)
+        planned(training, kernel="compiled").train(training.model.get(), EVERYBODY, 0)
         assert len(codes) == 2 * number
     rows = PLAIN.batches.batch_size
-    assert lengths == {(rows,), (2, rows)}
+    assert lengths == {(1, rows), (2, rows)}
 
 
 @pytest.fixture

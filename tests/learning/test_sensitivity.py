@@ -78,3 +78,11 @@ def test_a_record_moves_the_sum_by_the_clip_norm_at_most(
             image = torch.randn((1, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
             found = moved(make, precision, image, rows, end_to_end=end_to_end, kernel=kernel)
             assert 0.98 < found <= 1 + ROUNDING
+
+
+@pytest.mark.slow
+def test_nor_does_what_a_compiler_makes_of_it() -> None:
+    """It may choose what is rounded, and where a norm is taken from."""
+    image = torch.randn((1, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    found = moved(Residual, "bfloat16", image, 8, end_to_end=False, kernel="compiled")
+    assert 0.98 < found <= 1 + ROUNDING

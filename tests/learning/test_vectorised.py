@@ -29,7 +29,7 @@ from torch import nn
 
 from codex_ray.data.dataset import Records
 from codex_ray.errors import DataError
-from codex_ray.learning.batches import ShuffledBatches
+from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.clipped_sums import CHUNK
 from codex_ray.learning.jobs import ROWS, Job, Padded, Uneven, rows_for
 from codex_ray.learning.lanes import Chunk, by_element
@@ -42,6 +42,7 @@ from codex_ray.learning.vectorised import VectorisedTraining
 
 STACKS = (logistic, linear, mlp, cnn, odd_cnn)
 TRAINERS = {"plain": PLAIN, "epochs": EPOCHS, "coins": COINS, "private": PRIVATE}
+DENSE = PRIVATE.model_copy(update={"batches": PoissonBatches(sampling_rate=1.0, steps=3)})
 LONG = {(cnn, "epochs"), (odd_cnn, "epochs"), (Residual, "epochs"), (Residual, "private")}
 """The cases that take seconds."""
 
@@ -102,6 +103,66 @@ def test_a_short_chunk_has_the_bits_of_a_full_one(clients) -> None:
     for count in range(1, len(EVERYBODY)):
         found = planned(training, clients=clients).train(params, EVERYBODY[:count], 0)
         assert torch.equal(found, whole[:count])
+
+
+@pytest.mark.parametrize("make", [logistic, mlp, odd_cnn])
+@pytest.mark.parametrize(
+    ("trainer", "clients", "sizes"),
+    [
+        (PLAIN, 32, (30,) * 32),
+        (PLAIN, 64, (30,) * 64),
+        (DENSE, 32, (30,) * 32),
+        (DENSE, 3, (31, 31, 2)),
+    ],
+    ids=["32", "64", "32-dense", "3-dense"],
+)
+def test_a_round_number_of_elements_is_computed_as_any_other(make, trainer, clients, sizes) -> None:
+    """Rows and lanes lie apart, and torch has other code for that, which came and went with 64."""
+    training = reference(make, trainer, Held(sizes=sizes, classes=2))
+    params = training.model.get()
+    everybody = range(len(sizes))
+    whole = planned(training, clients=clients).train(params, everybody, 0)
+    few = everybody[:5] if clients > 5 else everybody[:2]
+    assert torch.equal(planned(training, clients=clients).train(params, few, 0), whole[few])
+
+
+@pytest.mark.parametrize("make", [linear, mlp])
+def test_small_products_in_bfloat16_are_those_of_any_chunk(make) -> None:
+    """Torch chooses how by the sizes of all lanes together."""
+    trainer = Sgd(learning_rate=0.2, batches=ShuffledBatches(batch_size=4, epochs=2))
+    training = reference(make, trainer, Held(sizes=(31,) * 8))
+    params = training.model.get()
+    whole = planned(training, clients=8, precision="bfloat16").train(params, range(8), 3)
+    for client in range(8):
+        alone = planned(training, clients=8, precision="bfloat16").train(params, [client], 3)
+        assert torch.equal(alone[0], whole[client])
+
+
+class Moody(nn.Module):
+    """Another function in training than in evaluation, without any chance in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = linear()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images) * (0.5 if self.training else 1.0)
+
+
+@pytest.mark.parametrize("kernel", ["vectorised", "compiled"])
+@pytest.mark.parametrize("trainer", [PLAIN, PRIVATE])
+def test_clients_are_trained_in_training_mode_whatever_was_done_before(
+    trainer, kernel, uncompiled
+) -> None:
+    """A run that goes on has evaluated the module, and one that is resumed has not."""
+    training = reference(Moody, trainer)
+    params = training.model.get()
+    expected = training.train(params, EVERYBODY, 0)
+    used = planned(training, kernel=kernel)
+    for _ in range(2):
+        found = used.train(params, EVERYBODY, 0)
+        assert (found - expected).abs().max() < 1e-5
+        used.tell(params, [0], {"train_loss"})
 
 
 def test_what_an_earlier_chunk_left_behind_is_nothing_to_the_next() -> None:
