@@ -28,6 +28,7 @@ from codex_ray.errors import ClusterError
 from codex_ray.learning.batches import ShuffledBatches
 from codex_ray.learning.compiled import reason_of, say_uncompiled
 from codex_ray.learning.dp_sgd import DpSgd
+from codex_ray.learning.epochs import still_to_compile
 from codex_ray.learning.findings import (
     Finding,
     cache_folder,
@@ -40,7 +41,7 @@ from codex_ray.learning.kernels import lane_kernel, trainer_obstacle
 from codex_ray.learning.plans import REFERENCE, Plan, Precision
 from codex_ray.learning.race import SURE, Clock, clients, raced, timed
 from codex_ray.learning.stacks import Stack
-from codex_ray.learning.trainers import LocalTraining, StepTrainer
+from codex_ray.learning.trainers import LocalTraining, Sgd, StepTrainer
 from codex_ray.learning.vectorised import VectorisedTraining
 from codex_ray.randomness import SeedTree
 
@@ -249,7 +250,7 @@ class Autotune:
         return self._vectorised(clients).model_copy(update={"kernel": "compiled"})
 
     def _compiled(self) -> list[Finding]:
-        """What the compiled plan takes, and how long compiling takes before it.
+        """What the compiled plan takes, and how long compiling takes before it, for all clients.
 
         Nothing where it cannot be compiled: that is no finding, and the log says so.
         """
@@ -263,7 +264,11 @@ class Autotune:
             return []
         if math.isinf(max(first, best)):
             return []
-        return [Finding(plan=plan, seconds=best / plan.clients, before=max(0.0, first - best))]
+        trainer = self.training.trainer
+        assert isinstance(trainer, Sgd | DpSgd)  # There is a kernel for no other.
+        records = len(self.training.dataset.client(0))
+        before = max(0.0, first - best) * still_to_compile(trainer.batches, records)
+        return [Finding(plan=plan, seconds=best / plan.clients, before=before)]
 
     def _shape(self) -> tuple[int, ...]:
         return self.training.dataset.client(0).features.shape[1:]

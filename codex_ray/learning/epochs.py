@@ -15,6 +15,7 @@ from typing import Final
 import torch
 
 from codex_ray.errors import ClusterError
+from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.clipped_sums import OFFSET
 from codex_ray.learning.compiled import Function, reason_of
 from codex_ray.learning.dp_sgd import DpSgd
@@ -165,3 +166,23 @@ def _clipped_epoch(gradients: Function, rate: float, clip_norm: float) -> Functi
         return params, clipped, gone
 
     return epoch
+
+
+def pieces(steps: int, longest: int = LONGEST) -> list[int]:
+    """So many steps as powers of two, none above the longest, the largest first."""
+    found = [longest] * (steps // longest)
+    left = steps % longest
+    return found + [power for bit in range(longest)[::-1] if left & (power := 1 << bit)]
+
+
+def still_to_compile(rule: ShuffledBatches | PoissonBatches, records: int) -> float:
+    """How many times what one client of so many records has compiled is compiled in the end.
+
+    At most, where others have more or fewer steps; where batches are of random size, about.
+    """
+    if isinstance(rule, PoissonBatches):
+        return 2.0  # their number of rows is rounded up to one of two, nearly always
+    steps = records // rule.batch_size
+    if records % rule.batch_size == 0:
+        steps *= rule.epochs
+    return (2 * LONGEST - 1) / max(1, sum(set(pieces(steps))))

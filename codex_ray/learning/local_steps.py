@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
 import torch
 
 from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.epochs import EpochSteps
+from codex_ray.learning.epochs import EpochSteps, pieces
 from codex_ray.learning.jobs import Job, Padded, Uneven
 from codex_ray.learning.kernels import LaneKernel, LaneSteps
 from codex_ray.learning.lane_noise import StepNoise
@@ -47,11 +47,8 @@ def cuts_of(jobs: Sequence[Job], kernel: LaneKernel) -> list[Cut]:
             stops |= {step, step + 1}
     cuts = []
     for at, last in pairwise(sorted(stops)):
-        left = last - at
-        while left:
-            steps = min(kernel.joined, 1 << left.bit_length() - 1)
-            cuts.append(Cut(last - left, last - left + steps))
-            left -= steps
+        ends = accumulate(pieces(last - at, kernel.joined), initial=at)
+        cuts += [Cut(*two) for two in pairwise(ends)]
     return cuts
 
 

@@ -239,7 +239,10 @@ def test_room_is_made_for_the_gradient_of_every_row(batches) -> None:
 
 
 def test_compiling_must_pay(machine, plan, tmp_path) -> None:
-    """At 0.03 s an update uncompiled and 0.02 compiled, 30 s of compiling is 3000 updates."""
+    """At 0.03 s an update uncompiled and 0.02 compiled, 30 s of compiling is 3000 updates.
+
+    The first client has two steps compiled as one, of 1 + 2 + 4 + 8 that all may have.
+    """
     machine.seconds["vectorised", 1] = 0.03
     assert plan(Residual, updates=10_000, folder=tmp_path / "short").kernel == "vectorised"
     assert COMPILED not in machine.asked  # 300 s of work are not worth a try of a minute
@@ -247,8 +250,8 @@ def test_compiling_must_pay(machine, plan, tmp_path) -> None:
     assert plan(Residual, updates=LONG, folder=long) == COMPILED
     # Now that the figures are known, a shorter run may take it too, and a very short one may not.
     asked = len(machine.asked)
-    assert plan(Residual, updates=4_000, folder=long) == COMPILED
-    assert plan(Residual, updates=2_000, folder=long).kernel == "vectorised"
+    assert plan(Residual, updates=24_000, folder=long) == COMPILED
+    assert plan(Residual, updates=21_000, folder=long).kernel == "vectorised"
     assert len(machine.asked) == asked
 
 

@@ -22,8 +22,8 @@ from lane_cases import (
     reference,
 )
 
-from codex_ray.learning.batches import PoissonBatches
-from codex_ray.learning.epochs import LONGEST, Epochs, EpochSteps
+from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
+from codex_ray.learning.epochs import LONGEST, Epochs, EpochSteps, still_to_compile
 from codex_ray.learning.jobs import Job, compiled_rows, rows_for
 from codex_ray.learning.kernels import compiler_obstacle, lane_kernel
 from codex_ray.learning.lanes import Chunk
@@ -87,6 +87,21 @@ def test_steps_are_cut_where_a_job_ends_or_a_batch_is_short(lengths, expected) -
     assert cuts_of(jobs, Epochs(model, False)) == [Cut(*two) for two in expected]
     alone = [Cut(at, at + 1) for at in range(len(lengths[0]))]
     assert cuts_of(jobs, Mapped(model, False)) == alone
+
+
+@pytest.mark.parametrize(
+    ("rule", "records", "expected"),
+    [
+        (ShuffledBatches(batch_size=10), 57, 15 / 5),
+        (ShuffledBatches(batch_size=10), 9, 15),
+        (ShuffledBatches(batch_size=10, epochs=3), 50, 1),  # 15 steps: all programs that there are
+        (ShuffledBatches(batch_size=10, epochs=3), 51, 15 / 5),
+        (ShuffledBatches(batch_size=10), 170, 15 / 9),
+        (PoissonBatches(sampling_rate=0.2, steps=5), 50, 2),
+    ],
+)
+def test_what_other_clients_may_have_compiled_is_counted(rule, records, expected) -> None:
+    assert still_to_compile(rule, records) == expected
 
 
 def test_padded_batches_are_no_reason_to_cut() -> None:
