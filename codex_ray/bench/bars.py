@@ -62,12 +62,12 @@ class Row:
         return any(one.limited for one in self.figures) and all(one.holds for one in self.figures)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain data, with its verdict."""
+        """The row as plain data, with its verdict: null where nothing is asked of it."""
         return {
             "name": self.name,
             "found": self.found,
             "bar": self.bar,
-            "holds": self.holds,
+            "holds": self.holds if any(one.limited for one in self.figures) else None,
             "seconds": round(self.seconds, 3),
             "figures": [one.to_json() for one in self.figures],
         }

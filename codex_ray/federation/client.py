@@ -96,12 +96,13 @@ class _Assignment:
 
 
 @contextmanager
-def _refusing(client: ClientId) -> Iterator[None]:
+def _refusing(*clients: ClientId) -> Iterator[None]:
     """Turns a refusal into silence; the log says why, and holds nothing secret."""
     try:
         yield
     except ProtocolError as refusal:
-        LOG.warning("client %d gives no answer: %s", client, refusal)
+        beside = f" nor do the {len(clients) - 1} beside it" if len(clients) > 1 else ""
+        LOG.warning("client %d gives no answer%s: %s", clients[0], beside, refusal)
 
 
 class Host:
@@ -200,7 +201,7 @@ class Host:
                     with _refusing(client):
                         replies[client] = self._answer(client, opening, folding)
             if opening is not None and folding is not None and together:
-                with _refusing(portion[0]):
+                with _refusing(*portion):
                     replies |= self._sessions.answer_together(portion, opening, folding)
         return replies
 

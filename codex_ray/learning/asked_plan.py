@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 
 from codex_ray.errors import ConfigError
-from codex_ray.learning.autotune import DEVICE_UNTRIED, UNTRIED, Autotune
+from codex_ray.learning.autotune import DEVICE_UNTRIED, NO_STACK, UNTRIED, Autotune, alone
 from codex_ray.learning.compiled import say_uncompiled
-from codex_ray.learning.kernels import compiler_obstacle
+from codex_ray.learning.kernels import compiler_obstacle, lane_kernel
 from codex_ray.learning.plans import REFERENCE, KernelName, Plan, Precision
 from codex_ray.learning.trainers import LocalTraining
 from codex_ray.types import Component
 
+LOG = logging.getLogger(__name__)
 _SHORT = {"bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -64,7 +66,7 @@ class AskedPlan(Component):
 
     @property
     def plan(self) -> Plan:
-        """The plan that is meant; the reference, as long as something is open."""
+        """The plan that is meant; the reference, as long as something is open that bits hang on."""
         if self.kernel == "auto" or self.clients is None or self.device == "auto":
             return REFERENCE
         return self._as(self.kernel, self.clients, self.device)
@@ -74,7 +76,8 @@ class AskedPlan(Component):
     ) -> AskedPlan:
         """The same with nothing open: what is fastest for a run of so many client updates.
 
-        Where steps were to be compiled and cannot be, they are not, and the log says so.
+        Where clients cannot be trained by what is asked for the log says so, once and here: hosts
+        have no log that anybody reads.
 
         Args:
             training: by the reference.
@@ -97,18 +100,51 @@ class AskedPlan(Component):
             # Two lanes at least on a CPU: a lone one has other bits than one among others.
             least, most = (1, DEVICE_UNTRIED) if on_gpu else (2, UNTRIED)
             found = self._as(self.kernel, self.clients or max(least, min(most, updates)), device)
-        return AskedPlan(**_possible(found, training).model_dump())
+            found = _trainable(found, training)
+        found = _possible(found, training)
+        if found.product == torch.bfloat16 and not has_bfloat16(found.device):
+            LOG.warning(
+                "plan.precision is bfloat16, for which this CPU has no instructions: training is "
+                "as precise as it says, but slower than with float32"
+            )
+        return AskedPlan(**found.model_dump())
+
+
+def _trainable(plan: Plan, training: LocalTraining) -> Plan:
+    """The plan with as many lanes as its kernel has, or the reference where it has no kernel."""
+    here = plan if _is_here(plan) else plan.model_copy(update={"device": "cpu"})
+    example = training.dataset.client(0).features.shape[1:]
+    kernel = lane_kernel(training.model, training.trainer, here, example=example)
+    if isinstance(kernel, str):
+        return alone(training, plan, kernel)
+    lanes = kernel.lanes(plan)
+    if lanes < plan.clients and plan.kernel == "vectorised":
+        LOG.warning("clients are trained one at a time: %s", NO_STACK)
+    return plan.model_copy(update={"clients": lanes})
 
 
 def _possible(plan: Plan, training: LocalTraining) -> Plan:
     """The plan, without compiling where this machine cannot."""
-    if plan.kernel != "compiled" or (plan.on_gpu and not torch.cuda.is_available()):
+    if plan.kernel != "compiled" or not _is_here(plan):
         return plan
     reason = compiler_obstacle(training, plan)
     if reason is None:
         return plan
     say_uncompiled(reason)
     return plan.model_copy(update={"kernel": "vectorised"})
+
+
+def _is_here(plan: Plan) -> bool:
+    """Whether this process has the plan's device; a driver may have none of its hosts' GPUs."""
+    return not plan.on_gpu or torch.cuda.is_available()
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether there are instructions for it: every GPU that torch supports has, and some CPUs."""
+    if torch.device(device).type != "cpu":
+        return True
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def plan_of(value: Any) -> Any:

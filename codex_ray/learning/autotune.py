@@ -13,10 +13,12 @@ import hashlib
 import json
 import logging
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +54,7 @@ COMPILING: Final = 60.0
 """Seconds that compiling may take, before it is known."""
 PAYS: Final = 10
 """Compiling is tried where the work is so many times as long, and so can at most cost a tenth."""
+NO_STACK: Final = "the model is no stack of common layers"
 LANES: Final = (4, 8, 16, 32, 64)
 DEVICE_LANES: Final = (32, 128, 256, 512)
 UNTRIED: Final = 16
@@ -76,6 +79,7 @@ class Autotune:
         device: where.
         precision: of products.
         hosts: how many share the updates.
+        cores: of this machine, which all wait where something is compiled.
         folder: where findings are kept; None for `cache_folder()`.
         clock: CPU seconds that have gone by in this process.
         wall: seconds that have gone by: compilers are processes of their own.
@@ -86,6 +90,7 @@ class Autotune:
     device: str = "cpu"
     precision: Precision = "float32"
     hosts: int = 1
+    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
     folder: Path | None = None
     clock: Clock = time.process_time
     wall: Clock = time.perf_counter
@@ -97,13 +102,9 @@ class Autotune:
         """
         found = trainer_obstacle(self.training.trainer) or self._chosen()
         if isinstance(found, str):
-            lost = "" if self.precision == "float32" else ", and in float32"
-            lost += ", on the CPU" if self._on_device() else ""
-            if lost or not isinstance(self.training.trainer, StepTrainer):  # of many records each
-                LOG.warning("clients are trained one at a time%s: %s", lost, found)
-            return REFERENCE
+            return alone(self.training, self._vectorised(1), found)
         if not self._on_device() and not self._is_stack():
-            LOG.warning("clients are trained one at a time: the model is no stack of common layers")
+            LOG.warning("clients are trained one at a time: %s", NO_STACK)
         return found
 
     def _chosen(self) -> Plan | str:
@@ -139,9 +140,18 @@ class Autotune:
 
     def _best(self, known: Sequence[Finding]) -> Plan:
         """The plan with the least work, or nearly, and the smallest chunk."""
-        least = min(one.work(self.updates) for one in known)
-        near = [one.plan for one in known if one.work(self.updates) <= NEARLY * least]
+        work = {one.plan: one.work(self.updates, self._waiting) for one in known}
+        near = [plan for plan, took in work.items() if took <= NEARLY * min(work.values())]
         return min(near, key=lambda plan: plan.clients)
+
+    @property
+    def _waiting(self) -> int:
+        """How many cores wait while one compiles.
+
+        Not how many hosts: that may choose nothing that bits depend on. On one machine there are
+        hardly more of them than cores.
+        """
+        return 1 if self._on_device() else self.cores
 
     def _contenders(self) -> list[Plan]:
         """The plans that there are to choose from, but for compiling; first one with a kernel.
@@ -241,7 +251,7 @@ class Autotune:
         """
         if self._is_stack() or any(one.plan.kernel == "compiled" for one in known):
             return False
-        if min(one.work(self.updates) for one in known) <= PAYS * COMPILING:
+        if min(one.work(self.updates) for one in known) <= PAYS * COMPILING * self._waiting:
             return False
         return self._obstacle(self._compiled_plan()) is None
 
@@ -257,7 +267,8 @@ class Autotune:
         plan = self._compiled_plan()
         run = self._run(plan)
         try:
-            first = timed(run, self.wall)
+            with _nothing_compiled():
+                first = timed(run, self.wall)
             best = min(timed(run, self._clock) for _ in range(3))
         except ClusterError as error:
             say_uncompiled(reason_of(error))
@@ -309,3 +320,23 @@ class Autotune:
         }
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         return (self.folder or cache_folder()) / f"plan-{key[:32]}.json"
+
+
+def alone(training: LocalTraining, plan: Plan, reason: str) -> Plan:
+    """The reference, in the place of a plan that has no kernel for the training: the log says why.
+
+    It does not where each client sends what many records' steps add up to: that is never together.
+    """
+    lost = "" if plan.precision == "float32" else ", and in float32"
+    lost += ", on the CPU" if torch.device(plan.device).type != "cpu" else ""
+    if lost or not isinstance(training.trainer, StepTrainer):
+        LOG.warning("clients are trained one at a time%s: %s", lost, reason)
+    return REFERENCE
+
+
+def _nothing_compiled() -> AbstractContextManager[None]:
+    """In the block nothing is found that was compiled before: findings are kept for longer."""
+    from torch._inductor.utils import fresh_cache  # torch has no public name for it
+
+    found: AbstractContextManager[None] = fresh_cache()
+    return found

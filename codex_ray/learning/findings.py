@@ -33,9 +33,9 @@ class Finding(Component):
     seconds: float = Field(gt=0)
     before: float = Field(default=0.0, ge=0)
 
-    def work(self, updates: int) -> float:
-        """Seconds that so many updates take."""
-        return self.before + updates * self.seconds
+    def work(self, updates: int, waiting: int = 1) -> float:
+        """Seconds that so many updates take, where so many cores wait for what comes before."""
+        return waiting * self.before + updates * self.seconds
 
 
 _FINDINGS: Final = TypeAdapter(list[Finding])

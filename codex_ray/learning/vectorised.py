@@ -103,11 +103,6 @@ class VectorisedTraining:
             )
             if isinstance(found, str):
                 LOG.warning("clients are trained one at a time: %s", found)
-            elif self.plan.product == torch.bfloat16 and not _has_bfloat16(self.plan.device):
-                LOG.warning(
-                    "plan.precision is bfloat16, for which this CPU has no instructions: training "
-                    "is as precise as it says, but slower than with float32"
-                )
             self._kernels[shape] = None if isinstance(found, str) else found
         return self._kernels[shape]
 
@@ -230,14 +225,6 @@ class VectorisedTraining:
     def dimension(self) -> int:
         """d, the length of an update."""
         return self.reference.dimension
-
-
-def _has_bfloat16(device: str) -> bool:
-    """Whether there are instructions for it: every GPU that torch supports has, and some CPUs."""
-    if torch.device(device).type != "cpu":
-        return True
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _chunks(jobs: list[Job], lanes: int, *, exact: bool) -> Iterator[list[Job]]:

@@ -78,7 +78,7 @@ def plan(machine, tmp_path):
     def plan(make=linear, trainer=PLAIN, updates=LONG, folder=tmp_path, **changes) -> Plan:
         tuning = OnMachine(
             reference(make, trainer), updates, folder=folder,
-            clock=machine.clock, wall=machine.wall, **changes,
+            clock=machine.clock, wall=machine.wall, **{"cores": 1, **changes},
         )  # fmt: skip
         object.__setattr__(tuning, "machine", machine)
         return tuning.plan()
@@ -253,6 +253,18 @@ def test_compiling_must_pay(machine, plan, tmp_path) -> None:
     assert plan(Residual, updates=30_000, folder=long) == COMPILED
     assert plan(Residual, updates=21_000, folder=long).kernel == "vectorised"
     assert len(machine.asked) == asked
+
+
+def test_every_core_waits_for_what_one_compiles(machine, plan, tmp_path) -> None:
+    machine.seconds["vectorised", 1] = 0.03
+    assert plan(Residual, updates=LONG, folder=tmp_path, cores=8).kernel == "vectorised"
+    assert COMPILED not in machine.asked  # 3000 s of work are six minutes of eight cores
+    assert plan(Residual, updates=10**6, folder=tmp_path, cores=8) == COMPILED
+    # 225 s before the last client's first update are 1800 of eight cores.
+    for hosts in (1, 50):
+        known = {"folder": tmp_path, "cores": 8, "hosts": hosts}
+        assert plan(Residual, updates=150_000, **known).kernel == "vectorised"
+        assert plan(Residual, updates=250_000, **known) == COMPILED
 
 
 def test_what_cannot_be_compiled_is_no_finding(plan, machine, caplog, tmp_path) -> None:

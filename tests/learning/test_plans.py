@@ -10,6 +10,8 @@ import pytest
 import torch
 from lane_cases import PLAIN, PRIVATE, SIZES, Held, Residual, linear, mlp, planned, reference
 from pydantic import ValidationError
+from torch import nn
+from torch.nn import functional
 
 from codex_ray.errors import ClusterError
 from codex_ray.learning import mapped
@@ -135,6 +137,36 @@ def test_without_a_compiler_none_is_planned_for_and_that_is_said_once(
     ]
     # Whether the hosts' GPUs can is not known here, and is not tried.
     assert asked.settled(reference(Residual, trainer), updates=50, gpus=1).kernel == "compiled"
+
+
+class Chancy(nn.Module):
+    """Draws at random in training, which no kernel can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = linear()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(functional.dropout(images, training=self.training))
+
+
+@pytest.mark.parametrize("kernel", ["vectorised", "compiled"])
+def test_a_kernel_that_cannot_train_the_model_is_settled_as_none_and_said(kernel, caplog) -> None:
+    """Hosts would find out for themselves, but nobody reads their logs."""
+    with caplog.at_level(logging.WARNING):
+        found = AskedPlan(kernel=kernel).settled(reference(Chancy, PLAIN), updates=50, gpus=0)
+    assert found.plan == REFERENCE and found.kernel == "reference"
+    (said,) = caplog.messages
+    assert "trained one at a time" in said and "random" in said
+
+
+@pytest.mark.parametrize("kernel", ["vectorised", "compiled"])
+def test_a_plan_has_as_many_lanes_as_its_kernel(kernel, uncompiled, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = AskedPlan(kernel=kernel).settled(reference(Residual, PLAIN), updates=50, gpus=0)
+    assert (found.kernel, found.clients) == (kernel, 1)
+    said = ["clients are trained one at a time: the model is no stack of common layers"]
+    assert caplog.messages == (said if kernel == "vectorised" else [])
 
 
 @pytest.mark.parametrize("kernel", ["auto", "vectorised"])

@@ -29,6 +29,7 @@ from torch import nn
 
 from codex_ray.data.dataset import Records
 from codex_ray.errors import DataError
+from codex_ray.learning.asked_plan import AskedPlan
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
 from codex_ray.learning.clipped_sums import CHUNK
 from codex_ray.learning.jobs import ROWS, Job, Padded, Uneven, rows_for
@@ -537,14 +538,17 @@ def test_bfloat16_is_near_and_keeps_float32_weights(make, trainer) -> None:
     assert torch.equal(alone[0], found[4])
 
 
+@pytest.mark.parametrize("kernel", ["auto", "vectorised"])
 @pytest.mark.parametrize("known", [{}, {"avx512_bf16": True}, {"amx_bf16": True}])
-def test_a_cpu_without_bfloat16_is_warned_of_once(known, monkeypatch, caplog) -> None:
+def test_a_cpu_without_bfloat16_is_warned_of_once(
+    known, kernel, monkeypatch, caplog, tmp_path
+) -> None:
+    monkeypatch.setenv("CODEX_RAY_CACHE", str(tmp_path))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
     training = reference(linear, PLAIN)
-    vectorised, params = planned(training, precision="bfloat16"), training.model.get()
-    for round in range(2):
-        vectorised.train(params, [0, 3], round)
-    planned(training).train(params, [0, 3], 0)
+    plan = AskedPlan(kernel=kernel, precision="bf16").settled(training, updates=9000, gpus=0)
+    AskedPlan(kernel=kernel).settled(training, updates=9000, gpus=0)
+    VectorisedTraining(training, plan.plan).train(training.model.get(), [0, 3], 0)
     assert len(caplog.messages) == (0 if known else 1)
     assert known or "slower than with float32" in caplog.text
 
