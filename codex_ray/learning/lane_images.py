@@ -17,15 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from codex_ray.learning.lanes import (
-    ATEN,
-    Chunk,
-    LaneWeights,
-    Weights,
-    add_product,
-    product,
-    squared,
-)
+from codex_ray.learning.lane_weights import LaneWeights, Weights
+from codex_ray.learning.lanes import ATEN, Chunk, add_product, product, squared
 from codex_ray.learning.spans import Spans, row_room
 
 SHORT_RUN: Final = 16

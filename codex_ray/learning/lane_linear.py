@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from codex_ray.learning.lanes import Chunk, LaneWeights, Weights, add_product, product, squared
+from codex_ray.learning.lane_weights import LaneWeights, Weights
+from codex_ray.learning.lanes import Chunk, add_product, product, squared
 from codex_ray.learning.spans import Spans
 
 

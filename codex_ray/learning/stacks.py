@@ -17,6 +17,7 @@ from torch import nn
 from codex_ray.learning.clipped_sums import OFFSET
 from codex_ray.learning.lane_images import LaneConv, LanePool, Window
 from codex_ray.learning.lane_linear import LaneLinear
+from codex_ray.learning.lane_weights import WeightedLayer
 from codex_ray.learning.lanes import Chunk, LaneFlatten, Layer, activation, by_element
 from codex_ray.learning.layered import _hooked, _is_known, _stack
 from codex_ray.learning.plans import Plan
@@ -89,7 +90,7 @@ class StackSteps:
         self._layers: list[Layer | LaneLinear | LaneConv] = []
         for layer, window in zip(stack.layers, stack.windows, strict=True):
             self._layers.append(_made(layer, window, chunk))
-        self._weighted = [
+        self._weighted: list[WeightedLayer] = [
             layer for layer in self._layers if isinstance(layer, LaneLinear | LaneConv)
         ]
         self._sizes = [layer.weights.size for layer in self._weighted]
