@@ -59,7 +59,12 @@ class Row:
     @property
     def holds(self) -> bool:
         """Whether every figure is within its limits, and at least one has any."""
-        return any(one.limited for one in self.figures) and all(one.holds for one in self.figures)
+        return self.limited and all(one.holds for one in self.figures)
+
+    @property
+    def limited(self) -> bool:
+        """Whether its bar says anything about any figure."""
+        return any(one.limited for one in self.figures)
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain data, with its verdict: null where nothing is asked of it."""
@@ -67,7 +72,7 @@ class Row:
             "name": self.name,
             "found": self.found,
             "bar": self.bar,
-            "holds": self.holds if any(one.limited for one in self.figures) else None,
+            "holds": self.holds if self.limited else None,
             "seconds": round(self.seconds, 3),
             "figures": [one.to_json() for one in self.figures],
         }

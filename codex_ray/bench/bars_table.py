@@ -22,7 +22,6 @@ def table_of(rows: Sequence[Row], *, scaled: bool, title: str) -> Table:
     table.add_column("CPU-s", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
-        limited = any(one.limited for one in row.figures)
-        verdict = "" if scaled or not limited else ("holds" if row.holds else "missed")
+        verdict = "" if scaled or not row.limited else ("holds" if row.holds else "missed")
         table.add_row(row.name, row.found, row.bar, f"{row.seconds:.1f}", verdict)
     return table

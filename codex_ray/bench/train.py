@@ -10,7 +10,9 @@ from typing import Final
 
 from codex_ray.bench.bars import Figure, Row, at_least, fewer
 from codex_ray.bench.parts import Part
+from codex_ray.errors import ClusterError
 from codex_ray.learning.autotune import Autotune
+from codex_ray.learning.compiled import reason_of
 from codex_ray.learning.contest import (
     MODELS,
     PLAIN,
@@ -22,7 +24,6 @@ from codex_ray.learning.contest import (
     training,
 )
 from codex_ray.learning.dp_sgd import DpSgd
-from codex_ray.learning.kernels import compiler_obstacle
 from codex_ray.learning.plans import Plan
 from codex_ray.learning.trainers import Sgd
 from codex_ray.learning.vectorised import VectorisedTraining
@@ -56,14 +57,13 @@ def part(name: str, trainer: Sgd | DpSgd) -> Part:
     def measure(scale: float) -> Iterator[Row]:
         cohort, turns = fewer(COHORT, scale, least=8), fewer(TURNS, scale, least=1)
         tuned = training(name, trainer, clients=min(cohort, 64))
-        if name in COMPILED and scale >= 1:
-            plan, obstacle = EPOCHS, compiler_obstacle(tuned, EPOCHS)
-            if obstacle is not None:
-                yield Row(f"{name}, {trainer.kind}", f"not compiled here: {obstacle}", "", ())
-                return
-        else:
-            plan = Autotune(tuned, UPDATES if scale >= 1 else 8).plan()
-        found = milliseconds(name, trainer, plan, clients=cohort, others=OTHERS, turns=turns)
+        compiled = name in COMPILED and scale >= 1
+        plan = EPOCHS if compiled else Autotune(tuned, UPDATES if scale >= 1 else 8).plan()
+        try:
+            found = milliseconds(name, trainer, plan, clients=cohort, others=OTHERS, turns=turns)
+        except ClusterError as error:
+            yield _not_compiled(f"{name}, {trainer.kind}", error)
+            return
         yield _row(name, trainer.kind, plan, found)
 
     return measure
@@ -104,12 +104,12 @@ def compiled_epoch(scale: float) -> Iterator[Row]:
     cohort, turns = fewer(64, scale, least=8), fewer(TURNS, scale, least=1)
     words, made = "cnn, sgd, a whole epoch compiled", training("cnn", PLAIN, clients=cohort)
     plan = Autotune(made, UPDATES if scale >= 1 else 8).plan()
-    obstacle = compiler_obstacle(made, EPOCHS)
-    if obstacle is not None:
-        yield Row(words, f"not compiled here: {obstacle}", "", ())
-        return
     params, both = made.model.get(), [VectorisedTraining(made, one) for one in (EPOCHS, plan)]
-    first, _ = [timed(partial(one.train, params, range(1), 0), clients=1) for one in both]
+    try:
+        first, _ = [timed(partial(one.train, params, range(1), 0), clients=1) for one in both]
+    except ClusterError as error:
+        yield _not_compiled(words, error)
+        return
     found = [
         [timed(partial(one.train, params, range(cohort), 0), clients=cohort).cpu for one in both]
         for _ in range(turns)
@@ -128,6 +128,11 @@ def compiled_epoch(scale: float) -> Iterator[Row]:
             Figure("compiling, seconds", first.wall / 1e3),
         ),
     )
+
+
+def _not_compiled(words: str, error: ClusterError) -> Row:
+    """That a contestant cannot be compiled on this machine."""
+    return Row(words, f"not compiled here: {reason_of(error)}", "", ())
 
 
 PARTS: Final[Mapping[str, Part]] = {

@@ -102,7 +102,7 @@ class AskedPlan(Component):
             found = self._as(self.kernel, self.clients or max(least, min(most, updates)), device)
             found = _trainable(found, training)
         found = _possible(found, training)
-        if found.product == torch.bfloat16 and not has_bfloat16(found.device):
+        if found.product == torch.bfloat16 and not _has_bfloat16(found.device):
             LOG.warning(
                 "plan.precision is bfloat16, for which this CPU has no instructions: training is "
                 "as precise as it says, but slower than with float32"
@@ -139,7 +139,7 @@ def _is_here(plan: Plan) -> bool:
     return not plan.on_gpu or torch.cuda.is_available()
 
 
-def has_bfloat16(device: str) -> bool:
+def _has_bfloat16(device: str) -> bool:
     """Whether there are instructions for it: every GPU that torch supports has, and some CPUs."""
     if torch.device(device).type != "cpu":
         return True

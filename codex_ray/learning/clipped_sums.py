@@ -27,6 +27,11 @@ OFFSET: Final = 1e-6
 """Added to a norm before it divides, as in Opacus: rounding then lengthens no clipped gradient."""
 
 
+def clip_factors(norms: torch.Tensor, clip_norm: float) -> torch.Tensor:
+    """What gradients of these norms are multiplied by to be at most `clip_norm` long."""
+    return (clip_norm / (norms + OFFSET)).clamp(max=1.0)
+
+
 class Sums(Protocol):
     """Adds up the clipped gradients of batches of one model: what the engines of DP-SGD are."""
 
@@ -120,5 +125,5 @@ def _chunks(
             lost[count:] = True
             gone = int(lost.sum()) - padding
             found, norms = found.without(lost), norms.masked_fill(lost, 0.0)
-        factors = (clip_norm / (norms + OFFSET)).clamp_(max=1.0)
+        factors = clip_factors(norms, clip_norm)
         yield found, factors, Clipping(count, int((norms > clip_norm).sum()), gone)

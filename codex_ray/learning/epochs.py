@@ -16,7 +16,7 @@ import torch
 
 from codex_ray.errors import ClusterError
 from codex_ray.learning.batches import PoissonBatches, ShuffledBatches
-from codex_ray.learning.clipped_sums import OFFSET
+from codex_ray.learning.clipped_sums import clip_factors
 from codex_ray.learning.compiled import Function, reason_of
 from codex_ray.learning.dp_sgd import DpSgd
 from codex_ray.learning.lanes import Chunk
@@ -158,7 +158,7 @@ def _clipped_epoch(gradients: Function, rate: float, clip_norm: float) -> Functi
             norms = torch.linalg.vector_norm(found, dim=1)
             lost = ~torch.isfinite(norms)
             norms = norms.masked_fill(lost, 0)
-            factors = (clip_norm / (norms + OFFSET)).clamp(max=1.0)
+            factors = clip_factors(norms, clip_norm)
             total = (factors[:, None] * found.masked_fill(lost[:, None], 0)).sum(0)
             params = params - rate * (total + noise[step])
             clipped = clipped + (norms > clip_norm).sum()

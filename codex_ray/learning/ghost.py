@@ -14,7 +14,7 @@ from opacus.grad_sample import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping as GhostModule
 
 from codex_ray.data.dataset import Records
-from codex_ray.learning.clipped_sums import OFFSET
+from codex_ray.learning.clipped_sums import clip_factors
 from codex_ray.learning.clipping import Clipping
 from codex_ray.learning.models import Model, loss_sum
 from codex_ray.learning.per_example import check_gradients, wrapped
@@ -60,7 +60,7 @@ class GhostSums:
             return found, clipping + Clipping(int((~finite).sum()), 0, int((~finite).sum()))
         for p in self._module.parameters():
             p.grad = None
-        factors = (self._clip_norm / (norms + OFFSET)).clamp(max=1.0)
+        factors = clip_factors(norms, self._clip_norm)
         self._module.disable_hooks()
         logits.backward(back * factors[:, None])
         self._module.enable_hooks()

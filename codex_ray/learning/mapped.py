@@ -18,7 +18,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from codex_ray.learning.clipped_sums import OFFSET
+from codex_ray.learning.clipped_sums import clip_factors
 from codex_ray.learning.compiled import Compiled, Function
 from codex_ray.learning.lanes import Chunk
 from codex_ray.learning.models import Model
@@ -147,7 +147,7 @@ class MappedSteps:
             lost = ~torch.isfinite(norms)
             found = found.masked_fill(lost[:, :, None], 0)
             norms = norms.masked_fill(lost, 0)
-        factors = (clip_norm / (norms + OFFSET)).clamp_(max=1.0)
+        factors = clip_factors(norms, clip_norm)
         before = self._start.expand(self._own.shape) if first else self._own
         torch.baddbmm(before[:, None], factors[:, None], found, alpha=-rate, out=self._own[:, None])
         return (norms > clip_norm).sum(1), (lost & (there > 0)).sum(1)

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from codex_ray.learning.clipped_sums import OFFSET
+from codex_ray.learning.clipped_sums import clip_factors
 from codex_ray.learning.lane_images import LaneConv, LanePool, Window
 from codex_ray.learning.lane_linear import LaneLinear
 from codex_ray.learning.lane_weights import WeightedLayer
@@ -149,7 +149,7 @@ class StackSteps:
             for layer in self._weighted:
                 layer.forget(lost)
             norms = norms.masked_fill(lost, 0)
-        factors = (clip_norm / (norms + OFFSET)).clamp_(max=1.0)
+        factors = clip_factors(norms, clip_norm)
         for layer in self._weighted:
             layer.descend(rate, factors)
         clipped = batch.count(norms > clip_norm)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Final
 
@@ -57,7 +58,6 @@ class VectorisedTraining:
     _kernels: dict[tuple[int, ...], LaneKernel | None] = field(default_factory=dict, repr=False)
     _rooms: dict[tuple[int, int], LaneSteps] = field(default_factory=dict, repr=False)
     _data: dict[tuple[int, int], Padded] = field(default_factory=dict, repr=False)
-    _stepping: list[PrivateSteps] = field(default_factory=list, repr=False)
     _features: list[torch.Tensor] = field(default_factory=list, repr=False)
     _graphs: CudaGraphs = field(default_factory=CudaGraphs, repr=False)
 
@@ -163,9 +163,7 @@ class VectorisedTraining:
         room.load(params)
         trainer = self.reference.trainer
         if isinstance(trainer, DpSgd):
-            ends = self._private(trainer).take(
-                room, jobs, data, kernel, lanes=lanes, counts=self._counts
-            )
+            ends = self._private.take(room, jobs, data, kernel, lanes=lanes, counts=self._counts)
         else:
             assert isinstance(trainer, Sgd)
             ends = plain_steps(trainer, room, jobs, data, kernel)
@@ -195,12 +193,12 @@ class VectorisedTraining:
         room.store(found, params, lanes)
         out[places] = found
 
-    def _private(self, trainer: DpSgd) -> PrivateSteps:
-        """What takes the steps of DP-SGD, made once."""
-        if not self._stepping:
-            sizes = [shape.numel() for _, shape in self.reference.model.names()]
-            self._stepping.append(PrivateSteps(trainer, sizes))
-        return self._stepping[0]
+    @cached_property
+    def _private(self) -> PrivateSteps:
+        """What takes the steps of DP-SGD."""
+        trainer = self.reference.trainer
+        assert isinstance(trainer, DpSgd)  # Others' steps are taken elsewhere.
+        return PrivateSteps(trainer, [shape.numel() for _, shape in self.reference.model.names()])
 
     def clipping(self, client: ClientId) -> tuple[int, int, int]:
         """(records met, clipped, not finite) in the client's last training; for debugging only."""
